@@ -1,0 +1,115 @@
+"""What the entry points share: absl flags, configurations, exit codes.
+
+Exit codes: 0 done and --help, 2 the user's mistake, 3 loss not finite, 75 stopped by a signal
+and saved, 1 only for our own bugs.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from xformer.config import Config, Ending, UserError, leaves, nearest, override, validate
+
+REQUIRED = 'required'
+
+
+def call(main: Callable[[list[str]], None]) -> None:
+    """Run an entry point and exit with its code; mistakes are one sentence on stderr."""
+    try:
+        main(sys.argv)
+        sys.stdout.flush()
+    except Ending as ending:
+        _leave(str(ending), ending.exit_code)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        _leave('interrupted; nothing was changed, run the same command again', 75)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT,
+                               errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            raise
+        where = f' {error.filename}' if error.filename else ''
+        _leave(f'cannot write{where} ({error.strerror}); free some space or choose another '
+               'folder', 2)
+
+
+def _leave(sentence: str, code: int) -> None:
+    print(f'{Path(sys.argv[0]).stem}: {sentence}', file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
+          sections: tuple[str, ...]) -> flags.FlagValues:
+    """The values of the flags that `define` declares, and of --config.SECTION.*.
+
+    Answers --help and exits. Raises UserError for an unknown flag, a bad value, a stray argument.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_boolean('help', False, 'show this text', short_name='h', flag_values=values)
+    define(values)
+    for name, leaf in leaves().items():
+        if name.split('.')[0] in sections:
+            choices = ' | '.join(leaf.metadata['choices'])
+            flags.DEFINE_string(f'config.{name}', None, leaf.metadata['meaning']
+                                + (f': {choices}' if choices else ''), flag_values=values)
+    try:
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [name for name in values if name != 'h']
+        raise UserError(f'there is no flag --{error.flagname}'
+                        f'{nearest(error.flagname, known)}') from None
+    except flags.Error as error:
+        raise UserError(str(error).replace('\n', ' ')) from None
+    if values.help:
+        print(_help(doc, values))
+        sys.exit(0)
+    if rest:
+        raise UserError(f'unexpected argument {rest[0]!r}; every option is given as --name=value')
+    for name in values:
+        if values[name].value is None and (values[name].help or '').endswith(f'({REQUIRED})'):
+            raise UserError(f'--{name} is missing: {values[name].help}; see --help')
+    return values
+
+
+def _help(doc: str, values: flags.FlagValues) -> str:
+    lines = [doc.strip(), '']
+    own = [values[name] for name in values if name != 'h' and not name.startswith('config.')]
+    for flag in own:
+        default = f' [{flag.value}]' if flag.value not in (None, False, '') else ''
+        lines.append(f'  --{flag.name:<28} {flag.help}{default}')
+    options = [name for name in values if name.startswith('config.')]
+    if options:
+        lines += ['', 'Any field of the configuration (--print_config shows their values):', '']
+        lines += [f'  --{name:<34} {values[name].help}' for name in options]
+    return '\n'.join(lines)
+
+
+def changed(config: Config, values: flags.FlagValues) -> Config:
+    """`config` with the --config.* flags that were given, once it makes sense as a whole."""
+    return validate(override(config, {
+        name.removeprefix('config.'): values[name].value for name in values
+        if name.startswith('config.') and values[name].value is not None}))
+
+
+def prepare_jax() -> None:
+    """Keep compiled programs between runs: a second start of the same run compiles nothing.
+
+    Programs compiled for one processor may not run on another, so each kind has its own folder.
+    """
+    import hashlib
+    import platform
+
+    import jax
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        processor = ''.join(sorted({line for line in lines if line.startswith(('model', 'flags'))}))
+    kind = hashlib.sha256(processor.encode()).hexdigest()[:8]
+    cache = Path(os.environ.get('XFORMER_CACHE') or '~/.cache/xformer').expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(cache / 'compiled' / kind))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

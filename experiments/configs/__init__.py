@@ -1,0 +1,51 @@
+"""One file per experiment: CONFIG, and VARIANTS as changes to it by dotted name.
+
+The docstring of each gives the source, the command, the expected time and figure.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from xformer.config import Config, UserError, from_json, nearest, override
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob('*.py') if path.stem != '__init__')
+
+
+def load(spec: str) -> tuple[str, Config]:
+    """(name for the run folder, configuration) of NAME, NAME:variant, or a .py or .json FILE."""
+    path = Path(spec)
+    if path.suffix == '.json':
+        return path.stem, from_json(_read(path), spec)
+    if path.suffix == '.py':
+        _read(path)
+        return path.stem, _module(path).CONFIG
+    name, _, variant = spec.partition(':')
+    if name not in names():
+        raise UserError(f'there is no experiment {name!r}{nearest(name, names())}')
+    module = _module(FOLDER / f'{name}.py')
+    if not variant:
+        return name, module.CONFIG
+    if variant not in module.VARIANTS:
+        raise UserError(f'experiment {name} has no variant {variant!r}'
+                        f'{nearest(variant, module.VARIANTS)}')
+    return f'{name}-{variant}', override(module.CONFIG, module.VARIANTS[variant])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'cannot read --config={path} ({error}); check the path') from None
+
+
+def _module(path: Path):
+    spec = importlib.util.spec_from_file_location(f'experiments.configs.{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not isinstance(getattr(module, 'CONFIG', None), Config):
+        raise UserError(f'{path} does not define CONFIG = Config(...)')
+    return module

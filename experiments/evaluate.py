@@ -1,0 +1,95 @@
+"""Measure a trained model on a whole held-out split.
+
+    python -m experiments.evaluate --model=runs/g2p_quickstart --split=dev
+    python -m experiments.evaluate --model=runs/g2p_quickstart --checkpoint=average-last:2
+    python -m experiments.evaluate --model=runs/g2p_quickstart --config.decode.beam_size=1
+    python -m experiments.evaluate --model=runs/g2p_quickstart --input=my_pairs.tsv
+
+Prints the metrics, writes SPLIT.json, SPLIT.predictions.jsonl and SPLIT.alignments.json under
+eval/ in the run folder, and brings report.html up to date.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, reading
+from xformer.config import DataConfig
+
+
+def define(values: flags.FlagValues) -> None:
+    reading.define(values)
+    flags.DEFINE_enum('split', 'dev', ['dev', 'test'], 'held-out part of the data',
+                      flag_values=values)
+    flags.DEFINE_string('input', None, 'a source<TAB>target file to measure on instead',
+                        flag_values=values)
+    flags.DEFINE_integer('show', 0, 'also print a table of this many predictions', lower_bound=0,
+                         flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, __doc__, define, sections=('decode',))
+    config = reading.config_of(values)
+    name, pairs = values.split, None
+    if values.input:
+        name, pairs = Path(values.input).stem, _read_tsv(values.input)
+
+    run, generator, compilations = reading.open_model(values, config)
+    from xformer.evaluate.alignment import align
+    from xformer.evaluate.split import evaluate_pairs, group_references
+    from xformer.report import write_report
+    from xformer.run import held_out_pairs
+    pairs = pairs or held_out_pairs(run.folder, name)
+    with reading.counting(f'decoding {name}', len(group_references(pairs))) as progress:
+        metrics, predictions = evaluate_pairs(pairs, config, run.tokenizers, generator, progress)
+    pictured = [(row.source, row.prediction) for row in _spread(predictions, 6)]
+    alignments = align(pictured, run.model, config, run.params, run.tokenizers, compilations)
+
+    result = {
+        'metrics': metrics, 'split': name, 'examples': len(predictions),
+        'scoring': {'refs': 'any', 'strip': config.data.score_strip},
+        'decode': dataclasses.asdict(config.decode), 'checkpoint': run.checkpoint,
+        'fingerprint': run.manifest['data_fingerprint'], 'compilations': compilations.rows}
+    _write(run.folder / 'eval', name, result, predictions, alignments)
+    _print(result, _spread(predictions, values.show))
+    reading.say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
+
+
+def _read_tsv(path: str) -> list:
+    from xformer.data.sources import read_pairs
+    # with dev and test files of its own, nothing is held out of the training file
+    return list(read_pairs(DataConfig(train=path, dev=path, test=path), 'train'))
+
+
+def _spread(rows: list, count: int) -> list:
+    """`count` rows, evenly spaced."""
+    return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
+
+
+def _write(folder: Path, name: str, result: dict, predictions, alignments) -> None:
+    from xformer.train.folder import write_atomically
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f'{name}.predictions.jsonl', ''.join(
+        json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in predictions))
+    write_atomically(folder / f'{name}.alignments.json', json.dumps(
+        [{'source': source, 'target': target, 'weights': weights_TS.round(4).tolist()}
+         for source, target, weights_TS in alignments], ensure_ascii=False) + '\n')
+    write_atomically(folder / f'{name}.json', json.dumps(result, indent=2) + '\n')
+
+
+def _print(result: dict, shown: list) -> None:
+    if shown:
+        print(f'  {"word":<16} {"predicted":<36} reference')
+    for row in shown:
+        mark = ' ' if row.prediction in row.references else '✗'
+        print(f'{mark} {row.source:<16} {row.prediction:<36} {" | ".join(row.references)}')
+    print(f'{result["split"]}: {result["examples"]:,} sources, {result["checkpoint"]}, beam '
+          f'{result["decode"]["beam_size"]}')
+    for name, value in result['metrics'].items():
+        print(f'  {name:<20} {value:7.2%}')
+
+
+if __name__ == '__main__':
+    cli.call(main)

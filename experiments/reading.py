@@ -1,0 +1,55 @@
+"""What the entry points share that read a trained model."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli
+from xformer.config import Config, UserError, read_config
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string('model', None, f'run folder ({cli.REQUIRED})', flag_values=values)
+    flags.DEFINE_string('checkpoint', 'best', 'best, last, a step, average-last:K or '
+                        'average-best:K', flag_values=values)
+
+
+def config_of(values: flags.FlagValues) -> Config:
+    """The run's configuration, with the --config.decode.* that were given."""
+    config = cli.changed(read_config(Path(values.model)), values)
+    if config.decode.max_length > config.model.max_length:
+        raise UserError(f'decode.max_length={config.decode.max_length} is beyond the '
+                        f'{config.model.max_length} tokens that the model takes')
+    return config
+
+
+def open_model(values: flags.FlagValues, config: Config):
+    """(run, generator, compilations) of --model and --checkpoint."""
+    cli.prepare_jax()
+    from xformer.compiled import Compilations
+    from xformer.decode.generate import Generator
+    from xformer.run import open_run
+    run = open_run(Path(values.model), config, values.checkpoint, say)
+    compilations = Compilations()
+    return run, Generator(run.model, config, run.params, compilations), compilations
+
+
+def say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, if that is a terminal; call it with the number done so far."""
+    from rich import progress
+    from rich.console import Console
+    console = Console(stderr=True)
+    bar = progress.Progress(progress.TextColumn(what), progress.BarColumn(),
+                            progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
+                            console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,51 @@
+"""Train an experiment, or go on with it: the same command continues a stopped run.
+
+    python -m experiments.train --config=g2p_quickstart
+    python -m experiments.train --config=g2p_quickstart:smoke --workdir=/tmp/smoke
+    python -m experiments.train --config=g2p_quickstart --config.optim.peak_learning_rate=1e-3
+    python -m experiments.train --config=g2p_quickstart --config.data.dataset= \\
+        --config.data.train=my_pairs.tsv --workdir=runs/mine
+
+The run folder receives the configuration, the tokenizers, checkpoints, metrics.jsonl,
+timing.jsonl, TensorBoard events and report.html.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, configs
+from xformer.config import Config, to_json
+
+SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string('config', None, 'experiment NAME[:variant], or a .py or .json file '
+                        f'({cli.REQUIRED})', flag_values=values)
+    flags.DEFINE_string('workdir', None, 'run folder (default: runs/NAME)', flag_values=values)
+    flags.DEFINE_boolean('print_config', False, 'show the configuration and stop',
+                         flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, f'{__doc__}\nExperiments: {", ".join(configs.names())}', define,
+                       sections=SECTIONS)
+    name, config = configs.load(values.config)
+    config = cli.changed(config, values)
+    if values.print_config:
+        print(to_json(config), end='')
+        return
+    folder = Path(values.workdir or f'runs/{name}')
+
+    cli.prepare_jax()
+    from xformer.report import write_report
+    from xformer.train.loop import train
+    from xformer.train.telemetry import say
+    train(config, folder)
+    say(f'trained: {folder}\nreport:  {write_report(folder)}')
+
+
+if __name__ == '__main__':
+    cli.call(main)

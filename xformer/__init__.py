@@ -1,0 +1,1 @@
+"""xformer: the small, exact, complete Transformer research codebase in JAX/Flax."""

@@ -1,0 +1,1 @@
+"""Decoding: pure functions over `model.apply`, with a cache of keys and values."""

@@ -1,0 +1,49 @@
+"""Which source tokens the decoder looked at for each token it wrote."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from xformer.compiled import Compilations
+from xformer.config import Config
+from xformer.data.tokenizers import BOS, EOS, Tokenizers
+from xformer.evaluate.split import encode_sources
+from xformer.models.seq2seq import Seq2Seq
+
+
+class Alignment(NamedTuple):
+    source: list[str]
+    target: list[str]
+    weights_TS: np.ndarray  # each row sums to 1
+
+
+def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, params,
+          tokenizers: Tokenizers, compilations: Compilations) -> list[Alignment]:
+    """Cross-attention of the last decoder block, mean over its heads, for (source, target) texts.
+
+    Row t is the attention in effect when target token t was predicted; end tokens are included.
+    """
+    sources = encode_sources([source for source, _ in pairs], config, tokenizers)
+    targets = [tokenizers.target.encode(target) + [EOS] for _, target in pairs]
+    source_BS, target_BT = _padded(sources), _padded(targets)
+    inputs_BT = np.roll(target_BT, 1, axis=1)
+    inputs_BT[:, 0] = BOS
+
+    lengths_B = np.array([len(ids) for ids in sources], np.int32)
+    look = compilations.wrap('attention_maps', jax.jit(partial(
+        model.apply, method='attention_maps')))
+    maps_BTS = np.asarray(look({'params': params}, source_BS, lengths_B, inputs_BT)
+                          ['decoder']['cross'][-1].mean(axis=1))
+    return [Alignment(tokenizers.source.tokens(source), tokenizers.target.tokens(target),
+                      weights_TS[:len(target), :len(source)])
+            for source, target, weights_TS in zip(sources, targets, maps_BTS)]
+
+
+def _padded(rows: list[list[int]]) -> np.ndarray:
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, values in zip(ids, rows):
+        row[:len(values)] = values
+    return ids

@@ -1,0 +1,1 @@
+"""The families as thin compositions of `xformer.nn`."""

@@ -1,0 +1,78 @@
+"""Scaled dot-product attention: its definition, and faster forms held to it.
+
+Source: Vaswani et al. 2017, section 3.2.1, equation 1. Every form takes the same arguments:
+
+    q_BTNH, k_BSNH, v_BSNH   queries, keys and values of all heads
+    mask_BTS                 true where a query may see a key, or None for everywhere
+    bias_NTS                 added to the scores of every example, or None
+    drop_BNTS                dropout factors (0 or 1/(1-rate)) of the weights, or None
+
+and returns out_BTNH. Scores and softmax are float32 whatever the inputs' type. A masked weight
+is exactly zero; a query that may see no key at all gets zeros.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Attention = Callable[..., jax.Array]
+
+
+def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Softmax over the last axis of the float32 scores; zero where masked, also in whole rows."""
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    highest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.where(mask, jnp.exp(scores - highest), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    return weights / jnp.where(total == 0.0, 1.0, total)
+
+
+def attend_one_head(q_TH, k_SH, v_SH, mask_TS=None, bias_TS=None, drop_TS=None) -> jax.Array:
+    """The definition, for one head of one example: softmax(q kᵀ / √H + bias) v."""
+    scores_TS = (q_TH @ k_SH.T).astype(jnp.float32) * q_TH.shape[-1] ** -0.5
+    if bias_TS is not None:
+        scores_TS = scores_TS + bias_TS
+    weights_TS = masked_softmax(scores_TS, mask_TS)
+    if drop_TS is not None:
+        weights_TS = weights_TS * drop_TS
+    return weights_TS.astype(v_SH.dtype) @ v_SH
+
+
+def reference_attention(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None,
+                        drop_BNTS=None) -> jax.Array:
+    """`attend_one_head` lifted over heads, then over the batch."""
+    def axis(value, index):
+        return None if value is None else index
+
+    over_heads = jax.vmap(
+        attend_one_head, in_axes=(1, 1, 1, None, axis(bias_NTS, 0), axis(drop_BNTS, 0)),
+        out_axes=1)
+    if mask_BTS is not None:
+        mask_BTS = jnp.broadcast_to(mask_BTS, (q_BTNH.shape[0], *mask_BTS.shape[1:]))
+    over_batch = jax.vmap(
+        over_heads, in_axes=(0, 0, 0, axis(mask_BTS, 0), None, axis(drop_BNTS, 0)))
+    return over_batch(q_BTNH, k_BSNH, v_BSNH, mask_BTS, bias_NTS, drop_BNTS)
+
+
+def attention_weights(q_BTNH, k_BSNH, mask_BTS=None, bias_NTS=None) -> jax.Array:
+    """weights_BNTS, float32: what each query of each head looks at."""
+    scores_BNTS = jnp.einsum('btnh,bsnh->bnts', q_BTNH, k_BSNH,
+                             preferred_element_type=jnp.float32) * q_BTNH.shape[-1] ** -0.5
+    if bias_NTS is not None:
+        scores_BNTS = scores_BNTS + bias_NTS[None]
+    return masked_softmax(scores_BNTS, None if mask_BTS is None else mask_BTS[:, None])
+
+
+def xla_attention(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None,
+                  drop_BNTS=None) -> jax.Array:
+    """The same as two batched matrix products, which XLA fuses with the softmax between."""
+    weights_BNTS = attention_weights(q_BTNH, k_BSNH, mask_BTS, bias_NTS)
+    if drop_BNTS is not None:
+        weights_BNTS = weights_BNTS * drop_BNTS
+    return jnp.einsum('bnts,bsnh->btnh', weights_BNTS.astype(v_BSNH.dtype), v_BSNH)
+
+
+BACKENDS: dict[str, Attention] = {'reference': reference_attention, 'xla': xla_attention}

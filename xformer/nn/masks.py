@@ -1,0 +1,49 @@
+"""Which query may see which key: a small specification, turned into booleans in one place."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class Mask:
+    """A query sees a key when every part that is given allows it.
+
+    causal: no key after the query's own position.
+    window: only keys fewer than `window` positions away (before it, if also causal).
+    offset: position of the first query, for decoding: a scalar or one per example [B].
+    key_lengths_B: keys at or beyond the length are padding.
+    query_segments_BT, key_segments_BS: only keys of the query's own document. Documents packed
+        into one row count from 1; 0 is padding and neither sees nor is seen.
+    """
+
+    causal: bool = struct.field(pytree_node=False, default=False)
+    window: int | None = struct.field(pytree_node=False, default=None)
+    offset: jax.Array | int = 0
+    key_lengths_B: jax.Array | None = None
+    query_segments_BT: jax.Array | None = None
+    key_segments_BS: jax.Array | None = None
+
+    def to_bool(self, query_length: int, key_length: int) -> jax.Array | None:
+        """mask_BTS, true where attention is allowed (B is 1 if nothing depends on the example).
+
+        None when every query sees every key.
+        """
+        query_BT1 = jnp.reshape(self.offset, (-1, 1, 1)) + jnp.arange(query_length)[None, :, None]
+        key_11S = jnp.arange(key_length)[None, None, :]
+        parts = []
+        if self.causal:
+            parts.append(key_11S <= query_BT1)
+        if self.window is not None:
+            parts.append(jnp.abs(query_BT1 - key_11S) < self.window)
+        if self.key_lengths_B is not None:
+            parts.append(key_11S < self.key_lengths_B[:, None, None])
+        if self.key_segments_BS is not None:
+            key_B1S = self.key_segments_BS[:, None, :]
+            parts.append((self.query_segments_BT[:, :, None] == key_B1S) & (key_B1S > 0))
+        if not parts:
+            return None
+        mask_BTS = parts[0]
+        for part in parts[1:]:
+            mask_BTS = mask_BTS & part
+        return jnp.broadcast_to(mask_BTS, (mask_BTS.shape[0], query_length, key_length))

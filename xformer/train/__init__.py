@@ -1,0 +1,1 @@
+"""Training: loss, optimizer, the pure step, its parallel compilation, checkpoints, the loop."""

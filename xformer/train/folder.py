@@ -1,0 +1,99 @@
+"""The run folder: made once, recognised afterwards, never overwritten by another run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from xformer.config import Config, UserError, diff, from_json, to_json
+from xformer.data.pipeline import Corpus
+from xformer.data.sources import read_pairs
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece')
+
+
+def check_folder(folder: Path, config: Config) -> None:
+    """Raise UserError if `folder` holds something other than this configuration's run.
+
+    `config` is as the user gave it: a vocabulary size taken from the tokenizer is not compared.
+    """
+    path = folder / 'config.json'
+    if not path.exists():
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f'{folder} is a file; choose another --workdir')
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f'{folder} is not empty and holds no run; choose another --workdir')
+        return
+    changes = diff(from_json(path.read_text(), str(path)), config)
+    if config.model.vocab_size == 0:
+        changes.pop('model.vocab_size', None)
+    if changes:
+        listed = '; '.join(f'{name} is {old!r} there, {new!r} here'
+                           for name, (old, new) in changes.items())
+        raise UserError(f'{folder} holds a run with another configuration ({listed}); choose '
+                        'another --workdir, or the same configuration to go on')
+
+
+def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) -> None:
+    """Write what the run is: config, tokenizers, held-out pairs, manifest. Idempotent.
+
+    A folder of the same configuration whose data have changed since is refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / 'manifest.json'
+    if manifest.exists():
+        before = json.loads(manifest.read_text())['data_fingerprint']
+        if before != corpus.fingerprint:
+            raise UserError(f'the training data are not those that {folder} was trained on; '
+                            'restore them, or choose another --workdir')
+        return
+    corpus.tokenizers.save(folder)
+    (folder / 'data').mkdir(exist_ok=True)
+    for split in ('dev', 'test'):
+        with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
+            for source, target in read_pairs(config.data, split):
+                file.write(json.dumps([source, target], ensure_ascii=False) + '\n')
+    write_atomically(folder / 'config.json', to_json(config))
+    write_atomically(manifest, json.dumps(describe(corpus, parallel), indent=2) + '\n')
+
+
+def describe(corpus: Corpus, parallel: dict) -> dict:
+    """Where a run comes from: data, code, packages, machine, command."""
+    return {
+        'data_fingerprint': corpus.fingerprint,
+        'examples': {split: len(store) for split, store in corpus.stores.items()},
+        'dropped': {split: store.manifest['dropped'] for split, store in corpus.stores.items()},
+        'commit': _commit(),
+        'python': platform.python_version(),
+        'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'platform': platform.platform(),
+        'cpus': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+        else os.cpu_count(),
+        'devices': parallel,
+        'command': [Path(sys.argv[0]).stem, *sys.argv[1:]],
+        'environment': {name: os.environ[name] for name in ('XLA_FLAGS', 'JAX_PLATFORMS')
+                        if name in os.environ},
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, with '+changes' where files differ from it; '' outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=here, capture_output=True,
+                                text=True, check=True).stdout.strip()
+        dirty = subprocess.run(['git', 'status', '--porcelain', '--untracked-files=no'], cwd=here,
+                               capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return commit + ('+changes' if dirty else '')
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a kill, finds the old file or the new, never a part."""
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)

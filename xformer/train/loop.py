@@ -1,0 +1,206 @@
+"""The training loop: a run is a pure function of (configuration, seed, data fingerprint)."""
+
+import dataclasses
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from xformer.compiled import Compilations
+from xformer.config import Config, Ending
+from xformer.data.objectives import pair_batch
+from xformer.data.pipeline import Corpus, prefetch, prepare
+from xformer.data.plan import BatchPlan, make_plan, sequential_batches
+from xformer.models.seq2seq import Seq2Seq
+from xformer.train.checkpoint import Checkpoints
+from xformer.train.folder import check_folder, create_folder
+from xformer.train.parallel import Parallel
+from xformer.train.step import TrainState, make_steps
+from xformer.train.telemetry import Telemetry, say
+
+
+class NotFinite(Ending):
+    """The loss or the gradients stopped being finite; the last good state is saved."""
+
+    exit_code = 3
+
+
+class Stopped(Ending):
+    """A signal ended the work early; what was done is saved, and the same command goes on."""
+
+    exit_code = 75
+
+
+def train(config: Config, folder: Path) -> TrainState:
+    """Train to config.train.steps in `folder`, from its newest checkpoint if it has one.
+
+    Raises UserError, NotFinite or Stopped; whichever it is, nothing that was saved is lost.
+    """
+    check_folder(folder, config)
+    with interruptible() as interrupt:
+        parallel = Parallel(config)
+        corpus = prepare(config, say)
+        config = resolve(config, corpus)
+        store = corpus.stores['train']
+        plan = make_plan(store.lengths_N2, corpus.fingerprint, config.data, config.train.seed)
+        dev = list(sequential_batches(corpus.stores['dev'].lengths_N2, config.data))
+        parallel.check_rows([*plan.shapes, *(shape for shape, _ in dev)])
+        create_folder(folder, config, corpus, parallel.describe())
+
+        def make_batch(i: int):
+            k, examples = plan.batch(i)
+            return pair_batch(store, examples, plan.shapes[k])
+
+        run = Run(config, folder, parallel, make_batch(0))
+        run.telemetry.say(_opening(corpus, plan, run))
+        try:
+            run.steps(make_batch, [(shape, corpus.stores['dev'], examples)
+                                   for shape, examples in dev], interrupt)
+        finally:
+            run.close()
+        return run.state
+
+
+def resolve(config: Config, corpus: Corpus) -> Config:
+    """The configuration with the vocabulary size that the tokenizers have."""
+    size = corpus.tokenizers.vocab_size
+    return dataclasses.replace(config, model=dataclasses.replace(
+        config.model, vocab_size=max(config.model.vocab_size, size)))
+
+
+class Run:
+    """The state of a run and the functions that change it."""
+
+    def __init__(self, config: Config, folder: Path, parallel: Parallel, example_batch):
+        self.config, self.parallel = config, parallel
+        self.checkpoints = Checkpoints(folder / 'checkpoints', config.train.keep_last,
+                                       config.train.keep_best, say)
+        steps = make_steps(config, Seq2Seq(config.model))
+        self.compilations = Compilations()
+        init, self.train_step, self.evaluate_step = (
+            self.compilations.wrap(name, jitted) for name, jitted in zip(
+                ('init', 'train_step', 'evaluate'), parallel.compile(steps)))
+
+        shapes = jax.eval_shape(steps.init, example_batch)
+        restored = self.checkpoints.restore(_fields(jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated),
+            shapes)))
+        self.state = TrainState(**restored[1]) if restored else init(example_batch)
+        self.start = int(self.state.step)
+        self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations)
+
+    def steps(self, make_batch, dev, interrupt) -> None:
+        """Train from the state's step to the last one.
+
+        The metrics of a step are read only after the next one has been dispatched, so that the
+        device never waits for the host.
+        """
+        train, log = self.config.train, self.telemetry
+        pending = None  # (step, metrics) of the newest update, still on the device
+        for i, (batch, waited) in enumerate(prefetch(make_batch, self.start, train.steps),
+                                            start=self.start):
+            self.state, metrics = self.train_step(self.state, self.parallel.place(batch),
+                                                  np.int32(i))
+            log.spent('data_wait', waited)
+            log.saw(int(batch['source_lengths_B'].sum() + batch['target_lengths_B'].sum()))
+            if pending:
+                self._settle(*pending)
+            step, pending = i + 1, (i + 1, metrics)
+            last = step == train.steps
+            evaluate = last or step % train.eval_every == 0
+            save = last or step % train.save_every == 0 or interrupt.requested
+            if evaluate or save:
+                self._settle(step, metrics, dev if evaluate else None, save)
+                pending = None
+            if interrupt.requested and not last:
+                self.checkpoints.wait()
+                raise Stopped(f'stopped by {interrupt.requested} and saved at step {step:,}')
+
+    def _settle(self, step: int, metrics, dev=None, save: bool = False) -> None:
+        """Read the metrics of an update, check, evaluate, log and save as is due."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
+            self._refuse(step, values)
+        scores = {}
+        if dev is not None:
+            with self.telemetry.timed('evaluate'):
+                scores = self._evaluate(dev)
+        if dev is not None or step % self.config.train.log_every == 0:
+            self.telemetry.row(step, values | scores)
+        if save:
+            self._save(step, scores)
+
+    def _refuse(self, step: int, values: dict[str, float]) -> None:
+        kept = int(self.state.step)
+        if kept not in self.checkpoints.steps():
+            self._save(kept, {})
+        self.checkpoints.wait()
+        raise NotFinite(
+            f'update {step:,} was not finite (loss {values["loss"]}, gradient norm '
+            f'{values["grad_norm"]}); the state before it is saved at step {kept:,}. Lower '
+            'optim.peak_learning_rate, set optim.clip_norm or more warm-up, in a new --workdir')
+
+    def _evaluate(self, dev) -> dict[str, float]:
+        """Mean loss, nll and accuracy per token over the whole dev split."""
+        sums = [self.evaluate_step(self.state.params,
+                                   self.parallel.place(pair_batch(store, examples, shape)))
+                for shape, store, examples in dev]
+        total = {name: sum(float(part[name]) for part in jax.device_get(sums)) for name in sums[0]}
+        return {f'dev/{name}': total[key] / total['weight'] for name, key in
+                (('loss', 'loss'), ('nll', 'nll'), ('accuracy', 'correct'))}
+
+    def _save(self, step: int, scores: dict[str, float]) -> None:
+        with self.telemetry.timed('checkpoint'):
+            self.telemetry.flush()  # rows up to here must not be lost if the checkpoint is not
+            self.checkpoints.save(step, _fields(self.state), scores)
+
+    def close(self) -> None:
+        try:
+            self.checkpoints.wait()
+        finally:
+            self.telemetry.close()
+
+
+def _fields(state: TrainState) -> dict:
+    """The state as the plain dict that a checkpoint holds."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _opening(corpus: Corpus, plan: BatchPlan, run: Run) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    going_on = f', going on from step {run.start:,}' if run.start else ''
+    return (f'{len(corpus.stores["train"]):,} pairs, {corpus.tokenizers.vocab_size:,} tokens in '
+            f'the vocabulary, {parameters:,} parameters; {run.config.train.steps:,} steps '
+            f'({plan.num_batches:,} an epoch, {len(plan.shapes)} shapes, {plan.fill:.1%} real '
+            f'tokens) on {run.parallel.describe()["count"]} × {run.parallel.describe()["kind"]}'
+            f'{going_on}')
+
+
+class Interrupt:
+    """Whether SIGINT or SIGTERM has asked the run to stop, and by which name."""
+
+    requested = ''
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Note SIGINT and SIGTERM instead of dying of them; a second one stops at once."""
+    interrupt = Interrupt()
+
+    def note(number, frame):
+        name = signal.Signals(number).name
+        if interrupt.requested:
+            raise Stopped(f'stopped at once by a second {name}; the newest checkpoint stands')
+        interrupt.requested = name
+        say(f'{name}: saving after this step (again: stop at once)')
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

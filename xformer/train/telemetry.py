@@ -1,0 +1,148 @@
+"""What a run says about itself: metrics.jsonl, timing.jsonl, TensorBoard, a progress bar."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xformer.compiled import Compilations
+from xformer.train.folder import write_atomically
+
+
+class Telemetry:
+    """Writes one row a logged step.
+
+    metrics.jsonl holds values only, so that an interrupted and an uninterrupted run write the
+    same bytes; clocks go to timing.jsonl. On resuming from a step, rows beyond it are dropped:
+    they are about to be made again.
+    """
+
+    def __init__(self, folder: Path, step: int, total_steps: int, compilations: Compilations):
+        from tensorboardX import SummaryWriter
+        self._compilations, self._logged = compilations, 0
+        self._metrics = _reopen(folder / 'metrics.jsonl', step)
+        self._timing = open(folder / 'timing.jsonl', 'a', encoding='utf-8')
+        self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+        self._progress = Progress(step, total_steps)
+        self._begin(step)
+        self._clock({'event': 'start', 'step': step, 'unix_time': round(time.time(), 3)})
+
+    def _begin(self, step: int) -> None:
+        """A new stretch of steps to be timed."""
+        self._since, self._step, self._tokens = time.perf_counter(), step, 0
+        self._compiling = self._compilations.seconds
+        self._spent = dict.fromkeys(('data_wait', 'evaluate', 'checkpoint'), 0.0)
+
+    def spent(self, what: str, seconds: float) -> None:
+        """Add to the seconds of this stretch: data_wait, evaluate or checkpoint."""
+        self._spent[what] += seconds
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count the seconds of a `with` block as spent on `what`, but for compiling in it."""
+        start, compiling = time.perf_counter(), self._compilations.seconds
+        yield
+        compiled = self._compilations.seconds - compiling
+        self.spent(what, time.perf_counter() - start - compiled)
+
+    def saw(self, tokens: int) -> None:
+        """Count real (not padding) tokens trained on."""
+        self._tokens += tokens
+
+    def row(self, step: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of a step, and where the time since the last row went."""
+        self._metrics.write(json.dumps({'step': step, **metrics}) + '\n')
+        for compilation in self._compilations.rows[self._logged:]:
+            self._clock({'event': 'compile', **compilation})
+        self._logged = len(self._compilations.rows)
+
+        seconds = time.perf_counter() - self._since
+        self._spent['compile'] = self._compilations.seconds - self._compiling
+        stepping = seconds - sum(self._spent.values())
+        speed = self._tokens / max(stepping, 1e-9)
+        self._clock({'step': step, 'seconds': round(seconds, 4),
+                     'step_seconds': round(stepping / max(step - self._step, 1), 5),
+                     **{f'{name}_seconds': round(value, 4) for name, value in self._spent.items()},
+                     'tokens_per_second': round(speed, 1), 'peak_memory_mib': peak_memory_mib()})
+        for name, value in metrics.items():
+            self._board.add_scalar(name if '/' in name else f'train/{name}', value, step)
+        self._board.add_scalar('timing/tokens_per_second', speed, step)
+        self._progress.update(step, metrics, speed)
+        self._begin(step)
+
+    def _clock(self, row: dict) -> None:
+        self._timing.write(json.dumps(row) + '\n')
+        self._timing.flush()
+
+    def flush(self) -> None:
+        """Rows so far are with the operating system: a kill of this process loses none."""
+        self._metrics.flush()
+
+    def say(self, sentence: str) -> None:
+        self._progress.say(sentence)
+
+    def close(self) -> None:
+        self._progress.close()
+        self._metrics.close()
+        self._timing.close()
+        self._board.close()
+
+
+class Progress:
+    """A bar with loss, tokens/s and time left; without a terminal, a line every 30 seconds."""
+
+    def __init__(self, step: int, total_steps: int):
+        from rich import progress
+        from rich.console import Console
+        self._console = Console(stderr=True)
+        self._total, self._next_line = total_steps, time.perf_counter() + 30
+        self._bar = progress.Progress(
+            progress.TextColumn('training'), progress.BarColumn(), progress.MofNCompleteColumn(),
+            progress.TextColumn('{task.fields[values]}'), progress.TimeElapsedColumn(),
+            progress.TextColumn('left'), progress.TimeRemainingColumn(),
+            console=self._console, transient=True)
+        self._task = self._bar.add_task('', total=total_steps, completed=step, values='')
+        if self._console.is_terminal:
+            self._bar.start()
+
+    def update(self, step: int, metrics: dict[str, float], tokens_per_second: float) -> None:
+        values = f'loss {metrics["loss"]:.3f}  {tokens_per_second:,.0f} tokens/s'
+        self._bar.update(self._task, completed=step, values=values)
+        if not self._console.is_terminal and time.perf_counter() > self._next_line:
+            self._next_line = time.perf_counter() + 30
+            say(f'step {step:,} of {self._total:,}: {values}')
+
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def say(sentence: str) -> None:
+    """A sentence for the user, on stderr: stdout is for results."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def peak_memory_mib() -> int:
+    """Most resident memory of this process so far."""
+    unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding='utf-8').split('\n')
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _reopen(path: Path, step: int):
+    """`path` for appending, without the rows beyond `step`."""
+    kept = [row for row in read_rows(path) if row['step'] <= step]
+    write_atomically(path, ''.join(json.dumps(row) + '\n' for row in kept))
+    return open(path, 'a', encoding='utf-8')
