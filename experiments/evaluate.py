@@ -5,7 +5,7 @@
     python -m experiments.evaluate --model=runs/g2p_quickstart --config.decode.beam_size=1
     python -m experiments.evaluate --model=runs/g2p_quickstart --input=my_pairs.tsv
 
-Prints the metrics, writes SPLIT.json, SPLIT.predictions.jsonl and SPLIT.alignments.json under
+Prints the metrics, writes SPLIT.json, SPLIT.predictions.jsonl and SPLIT.alignments.jsonl under
 eval/ in the run folder, and brings report.html up to date.
 """
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
 
     run, generator, compilations = reading.open_model(values, config)
     from xformer.evaluate.alignment import align
-    from xformer.evaluate.split import evaluate_pairs, group_references
+    from xformer.evaluate.split import evaluate_pairs, group_references, is_right
     from xformer.report import write_report
     from xformer.run import held_out_pairs
     pairs = pairs or held_out_pairs(run.folder, name)
@@ -53,7 +53,8 @@ def main(argv: list[str]) -> None:
         'decode': dataclasses.asdict(config.decode), 'checkpoint': run.checkpoint,
         'fingerprint': run.manifest['data_fingerprint'], 'compilations': compilations.rows}
     _write(run.folder / 'eval', name, result, predictions, alignments)
-    _print(result, _spread(predictions, values.show))
+    _print(result, [(row, is_right(row.prediction, row.references, config.data))
+                    for row in _spread(predictions, values.show)])
     reading.say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
 
 
@@ -71,20 +72,19 @@ def _spread(rows: list, count: int) -> list:
 def _write(folder: Path, name: str, result: dict, predictions, alignments) -> None:
     from xformer.train.folder import write_atomically
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / f'{name}.predictions.jsonl', ''.join(
-        json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in predictions))
-    write_atomically(folder / f'{name}.alignments.json', json.dumps(
-        [{'source': source, 'target': target, 'weights': weights_TS.round(4).tolist()}
-         for source, target, weights_TS in alignments], ensure_ascii=False) + '\n')
+    for kind, rows in (('predictions', [row._asdict() for row in predictions]),
+                       ('alignments', [alignment.to_row() for alignment in alignments])):
+        write_atomically(folder / f'{name}.{kind}.jsonl', ''.join(
+            json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
     write_atomically(folder / f'{name}.json', json.dumps(result, indent=2) + '\n')
 
 
 def _print(result: dict, shown: list) -> None:
     if shown:
         print(f'  {"word":<16} {"predicted":<36} reference')
-    for row in shown:
-        mark = ' ' if row.prediction in row.references else '✗'
-        print(f'{mark} {row.source:<16} {row.prediction:<36} {" | ".join(row.references)}')
+    for row, right in shown:
+        mark, references = ' ' if right else '✗', ' | '.join(row.references)
+        print(f'{mark} {row.source:<16} {row.prediction:<36} {references}')
     print(f'{result["split"]}: {result["examples"]:,} sources, {result["checkpoint"]}, beam '
           f'{result["decode"]["beam_size"]}')
     for name, value in result['metrics'].items():

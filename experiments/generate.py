@@ -46,9 +46,14 @@ def main(argv: list[str]) -> None:
     texts = values.prompt or _read(values.input)
 
     run, generator, _ = reading.open_model(values, config)
-    from xformer.evaluate.split import predict
+    from xformer.data.tokenizers import UNK
+    from xformer.evaluate.split import encode_sources, predict
+    sources = encode_sources(texts, config, run.tokenizers)
+    if unknown := sum(ids.count(UNK) for ids in sources):
+        reading.say(f'tokens of the input that the model has never seen, read as unknown: '
+                    f'{unknown:,}')
     with reading.counting('decoding', len(texts)) as progress:
-        best = predict(texts, config, run.tokenizers, generator, progress)
+        best = predict(sources, run.tokenizers, generator, progress)
     lines = ''.join(_line(source, outputs[:values.num_outputs], values.json) + '\n'
                     for source, outputs in zip(texts, best))
     if values.output == '-':

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from xformer.config import Config, UserError, read_config
+from xformer.config import Config, read_config
 
 
 def define(values: flags.FlagValues) -> None:
@@ -19,11 +19,7 @@ def define(values: flags.FlagValues) -> None:
 
 def config_of(values: flags.FlagValues) -> Config:
     """The run's configuration, with the --config.decode.* that were given."""
-    config = cli.changed(read_config(Path(values.model)), values)
-    if config.decode.max_length > config.model.max_length:
-        raise UserError(f'decode.max_length={config.decode.max_length} is beyond the '
-                        f'{config.model.max_length} tokens that the model takes')
-    return config
+    return cli.changed(read_config(Path(values.model)), values)
 
 
 def open_model(values: flags.FlagValues, config: Config):

@@ -301,6 +301,9 @@ def _whole_checks(config: Config):
     yield (data.batch_multiple % train.accumulate == 0,
            f'data.batch_multiple={data.batch_multiple} is not divisible by '
            f'train.accumulate={train.accumulate}; choose a multiple')
+    yield (config.decode.max_length <= model.max_length,
+           f'decode.max_length={config.decode.max_length} is beyond the '
+           f'model.max_length={model.max_length} tokens that the model takes')
     noam = optim.schedule == 'noam'
     yield (not noam or optim.peak_learning_rate == 0,
            'optim.peak_learning_rate has no effect with optim.schedule=noam, which derives it '

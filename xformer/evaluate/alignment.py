@@ -1,8 +1,8 @@
 """Which source tokens the decoder looked at for each token it wrote."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +14,27 @@ from xformer.evaluate.split import encode_sources
 from xformer.models.seq2seq import Seq2Seq
 
 
-class Alignment(NamedTuple):
-    source: list[str]
-    target: list[str]
-    weights_TS: np.ndarray  # each row sums to 1
+@dataclass(frozen=True)
+class Alignment:
+    """Cross-attention of one example. Raises ValueError if labels and weights do not match."""
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    weights_TS: np.ndarray  # row t: where output token t looked; each row sums to 1
+
+    def __post_init__(self):
+        labelled = len(self.target), len(self.source)
+        if self.weights_TS.shape != labelled:
+            raise ValueError(f'weights_TS is {self.weights_TS.shape}, its labels {labelled}')
+
+    def to_row(self) -> dict:
+        """Plain values, for a line of JSON."""
+        return {'source': self.source, 'target': self.target,
+                'weights': self.weights_TS.round(4).tolist()}
+
+    @classmethod
+    def from_row(cls, row: dict) -> 'Alignment':
+        return cls(tuple(row['source']), tuple(row['target']), np.array(row['weights']))
 
 
 def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, params,
@@ -37,7 +54,8 @@ def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, para
         model.apply, method='attention_maps')))
     maps_BTS = np.asarray(look({'params': params}, source_BS, lengths_B, inputs_BT)
                           ['decoder']['cross'][-1].mean(axis=1))
-    return [Alignment(tokenizers.source.tokens(source), tokenizers.target.tokens(target),
+    return [Alignment(tuple(tokenizers.source.tokens(source)),
+                      tuple(tokenizers.target.tokens(target)),
                       weights_TS[:len(target), :len(source)])
             for source, target, weights_TS in zip(sources, targets, maps_BTS)]
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xformer.config import Config, UserError
+from xformer.config import Config, DataConfig, UserError
 from xformer.data.sources import Pair, prepare_source
 from xformer.data.tokenizers import EOS, Tokenizers
 from xformer.decode.generate import Generator, Output
-from xformer.evaluate.metrics import score
+from xformer.evaluate.metrics import score, strip_symbols
 
 
 class Prediction(NamedTuple):
@@ -32,13 +32,12 @@ def encode_sources(texts: Sequence[str], config: Config, tokenizers: Tokenizers
     return encoded
 
 
-def predict(texts: Sequence[str], config: Config, tokenizers: Tokenizers, generator: Generator,
+def predict(sources: Sequence[Sequence[int]], tokenizers: Tokenizers, generator: Generator,
             progress: Callable[[int], None] = lambda done: None
             ) -> list[list[tuple[str, Output]]]:
-    """The n-best (text, output) of each source text."""
-    outputs = generator(encode_sources(texts, config, tokenizers), progress)
+    """The n-best (text, output) of each encoded source."""
     return [[(tokenizers.target.decode(output.ids), output) for output in best]
-            for best in outputs]
+            for best in generator(sources, progress)]
 
 
 def group_references(pairs: Sequence[Pair]) -> dict[str, list[str]]:
@@ -54,13 +53,24 @@ def evaluate_pairs(pairs: Sequence[Pair], config: Config, tokenizers: Tokenizers
                    ) -> tuple[dict[str, float], list[Prediction]]:
     """(error rates, predictions) over all distinct sources."""
     references = group_references(pairs)
-    best = predict(list(references), config, tokenizers, generator, progress)
+    sources = encode_sources(list(references), config, tokenizers)
+    best = predict(sources, tokenizers, generator, progress)
     predictions = [Prediction(source, outputs[0][0], targets, outputs[0][1].score)
                    for (source, targets), outputs in zip(references.items(), best)]
 
-    def tokens(text: str) -> list[str]:
-        return list(text) if config.data.target_tokenizer == 'char' else text.split()
-    rates = score([tokens(row.prediction) for row in predictions],
-                  [[tokens(text) for text in row.references] for row in predictions],
-                  config.data.score_strip)
+    rates = score([scored_tokens(row.prediction, config.data) for row in predictions],
+                  [[scored_tokens(text, config.data) for text in row.references]
+                   for row in predictions], config.data.score_strip)
     return rates, predictions
+
+
+def scored_tokens(text: str, data: DataConfig) -> list[str]:
+    """What error rates count: characters of a target cut into characters, else its words."""
+    return list(text) if data.target_tokenizer == 'char' else text.split()
+
+
+def is_right(prediction: str, references: Sequence[str], data: DataConfig) -> bool:
+    """Whether wer counts it as right: equal to any reference, data.score_strip disregarded."""
+    def plain(text: str) -> list[str]:
+        return strip_symbols(scored_tokens(text, data), data.score_strip)
+    return plain(prediction) in [plain(text) for text in references]

@@ -63,6 +63,12 @@ class Block(nn.Module):
             return x_BTD + self.drop(sublayer(norm(x_BTD)))
         return norm(x_BTD + self.drop(sublayer(x_BTD)))
 
+    def _sublayers(self, x_BTD, self_attention, cross_attention):
+        x_BTD = self._residual(self.self_attention_norm, self_attention, x_BTD)
+        if self.cross:
+            x_BTD = self._residual(self.cross_attention_norm, cross_attention, x_BTD)
+        return self._residual(self.feed_forward_norm, self.feed_forward, x_BTD)
+
     def memory(self, memory_CSD):
         """cross_k_CSNH, cross_v_CSNH: this block's keys and values of the encoder's output."""
         return self.cross_attention.keys_values(memory_CSD)
@@ -84,11 +90,7 @@ class Block(nn.Module):
                 maps['cross'] = self.cross_attention.weights(h_BTD, k, memory_mask)
             return self.cross_attention(h_BTD, k, v, memory_mask)
 
-        x_BTD = self._residual(self.self_attention_norm, self_attention, x_BTD)
-        if self.cross:
-            x_BTD = self._residual(self.cross_attention_norm, cross_attention, x_BTD)
-        x_BTD = self._residual(self.feed_forward_norm, self.feed_forward, x_BTD)
-        return x_BTD, maps
+        return self._sublayers(x_BTD, self_attention, cross_attention), maps
 
     def extend(self, x_BTD, cache: LayerCache, position, memory_mask: Mask):
         """The block on T tokens that follow the cached ones: (x_BTD, longer cache)."""
@@ -99,11 +101,10 @@ class Block(nn.Module):
                                        Mask(causal=True, offset=position))
 
         def cross_attention(h_BTD):
-            return self.cross_attention(h_BTD, cache.cross_k_CSNH, cache.cross_v_CSNH, memory_mask)
+            return self.cross_attention(h_BTD, cache.cross_k_CSNH, cache.cross_v_CSNH,
+                                        memory_mask)
 
-        x_BTD = self._residual(self.self_attention_norm, self_attention, x_BTD)
-        x_BTD = self._residual(self.cross_attention_norm, cross_attention, x_BTD)
-        return self._residual(self.feed_forward_norm, self.feed_forward, x_BTD), cache
+        return self._sublayers(x_BTD, self_attention, cross_attention), cache
 
 
 class Stack(nn.Module):

@@ -1,11 +1,14 @@
 """The run folder: made once, recognised afterwards, never overwritten by another run."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from xformer.config import Config, UserError, diff, from_json, to_json
@@ -13,6 +16,8 @@ from xformer.data.pipeline import Corpus
 from xformer.data.sources import read_pairs
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece')
+
+LOCK = '.lock'
 
 
 def check_folder(folder: Path, config: Config) -> None:
@@ -24,7 +29,7 @@ def check_folder(folder: Path, config: Config) -> None:
     if not path.exists():
         if folder.exists() and not folder.is_dir():
             raise UserError(f'{folder} is a file; choose another --workdir')
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(item.name != LOCK for item in folder.iterdir()):
             raise UserError(f'{folder} is not empty and holds no run; choose another --workdir')
         return
     changes = diff(from_json(path.read_text(), str(path)), config)
@@ -37,12 +42,24 @@ def check_folder(folder: Path, config: Config) -> None:
                         'another --workdir, or the same configuration to go on')
 
 
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it for this process; raise UserError if another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f'another process is training in {folder}; wait for it, or choose '
+                            'another --workdir') from None
+        yield
+
+
 def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) -> None:
     """Write what the run is: config, tokenizers, held-out pairs, manifest. Idempotent.
 
     A folder of the same configuration whose data have changed since is refused.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / 'manifest.json'
     if manifest.exists():
         before = json.loads(manifest.read_text())['data_fingerprint']
@@ -50,13 +67,13 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) 
             raise UserError(f'the training data are not those that {folder} was trained on; '
                             'restore them, or choose another --workdir')
         return
+    write_atomically(folder / 'config.json', to_json(config))
     corpus.tokenizers.save(folder)
     (folder / 'data').mkdir(exist_ok=True)
     for split in ('dev', 'test'):
         with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
             for source, target in read_pairs(config.data, split):
                 file.write(json.dumps([source, target], ensure_ascii=False) + '\n')
-    write_atomically(folder / 'config.json', to_json(config))
     write_atomically(manifest, json.dumps(describe(corpus, parallel), indent=2) + '\n')
 
 

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from xformer.compiled import Compilations
-from xformer.config import Config, Ending
+from xformer.config import Config, Ending, UserError, override
 from xformer.data.objectives import pair_batch
 from xformer.data.pipeline import Corpus, prefetch, prepare
 from xformer.data.plan import BatchPlan, make_plan, sequential_batches
 from xformer.models.seq2seq import Seq2Seq
 from xformer.train.checkpoint import Checkpoints
-from xformer.train.folder import check_folder, create_folder
+from xformer.train.folder import check_folder, create_folder, only_writer
 from xformer.train.parallel import Parallel
 from xformer.train.step import TrainState, make_steps
 from xformer.train.telemetry import Telemetry, say
@@ -41,38 +41,43 @@ def train(config: Config, folder: Path) -> TrainState:
     Raises UserError, NotFinite or Stopped; whichever it is, nothing that was saved is lost.
     """
     check_folder(folder, config)
+    parallel = Parallel(config)
     with interruptible() as interrupt:
-        parallel = Parallel(config)
         corpus = prepare(config, say)
         config = resolve(config, corpus)
         store = corpus.stores['train']
         plan = make_plan(store.lengths_N2, corpus.fingerprint, config.data, config.train.seed)
         dev = list(sequential_batches(corpus.stores['dev'].lengths_N2, config.data))
         parallel.check_rows([*plan.shapes, *(shape for shape, _ in dev)])
-        create_folder(folder, config, corpus, parallel.describe())
 
         def make_batch(i: int):
             k, examples = plan.batch(i)
             return pair_batch(store, examples, plan.shapes[k])
 
-        run = Run(config, folder, parallel, make_batch(0))
-        run.telemetry.say(_opening(corpus, plan, run))
-        try:
-            run.steps(make_batch, [(shape, corpus.stores['dev'], examples)
-                                   for shape, examples in dev], interrupt)
-        finally:
-            run.close()
-        return run.state
+        def dev_batches():
+            return (pair_batch(corpus.stores['dev'], examples, shape) for shape, examples in dev)
+
+        with only_writer(folder):
+            create_folder(folder, config, corpus, parallel.describe())
+            training = Training(config, folder, parallel, make_batch(0))
+            training.telemetry.say(_opening(corpus, plan, training))
+            try:
+                training.run(make_batch, dev_batches, interrupt)
+            finally:
+                training.close()
+        return training.state
 
 
 def resolve(config: Config, corpus: Corpus) -> Config:
-    """The configuration with the vocabulary size that the tokenizers have."""
+    """The configuration with the vocabulary size that the tokenizers have, if it gives none."""
     size = corpus.tokenizers.vocab_size
-    return dataclasses.replace(config, model=dataclasses.replace(
-        config.model, vocab_size=max(config.model.vocab_size, size)))
+    if 0 < config.model.vocab_size < size:
+        raise UserError(f'model.vocab_size={config.model.vocab_size} is less than the {size} '
+                        'tokens of the tokenizer; leave it at 0 to take that')
+    return override(config, {'model.vocab_size': config.model.vocab_size or size})
 
 
-class Run:
+class Training:
     """The state of a run and the functions that change it."""
 
     def __init__(self, config: Config, folder: Path, parallel: Parallel, example_batch):
@@ -93,7 +98,7 @@ class Run:
         self.start = int(self.state.step)
         self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations)
 
-    def steps(self, make_batch, dev, interrupt) -> None:
+    def run(self, make_batch, dev_batches, interrupt) -> None:
         """Train from the state's step to the last one.
 
         The metrics of a step are read only after the next one has been dispatched, so that the
@@ -114,7 +119,7 @@ class Run:
             evaluate = last or step % train.eval_every == 0
             save = last or step % train.save_every == 0 or interrupt.requested
             if evaluate or save:
-                self._settle(step, metrics, dev if evaluate else None, save)
+                self._settle(step, metrics, dev_batches() if evaluate else None, save)
                 pending = None
             if interrupt.requested and not last:
                 self.checkpoints.wait()
@@ -146,9 +151,8 @@ class Run:
 
     def _evaluate(self, dev) -> dict[str, float]:
         """Mean loss, nll and accuracy per token over the whole dev split."""
-        sums = [self.evaluate_step(self.state.params,
-                                   self.parallel.place(pair_batch(store, examples, shape)))
-                for shape, store, examples in dev]
+        sums = [self.evaluate_step(self.state.params, self.parallel.place(batch))
+                for batch in dev]
         total = {name: sum(float(part[name]) for part in jax.device_get(sums)) for name in sums[0]}
         return {f'dev/{name}': total[key] / total['weight'] for name, key in
                 (('loss', 'loss'), ('nll', 'nll'), ('accuracy', 'correct'))}
@@ -170,14 +174,14 @@ def _fields(state: TrainState) -> dict:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-def _opening(corpus: Corpus, plan: BatchPlan, run: Run) -> str:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
-    going_on = f', going on from step {run.start:,}' if run.start else ''
+def _opening(corpus: Corpus, plan: BatchPlan, training: Training) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(training.state.params))
+    devices = training.parallel.describe()
+    going_on = f', going on from step {training.start:,}' if training.start else ''
     return (f'{len(corpus.stores["train"]):,} pairs, {corpus.tokenizers.vocab_size:,} tokens in '
-            f'the vocabulary, {parameters:,} parameters; {run.config.train.steps:,} steps '
+            f'the vocabulary, {parameters:,} parameters; {training.config.train.steps:,} steps '
             f'({plan.num_batches:,} an epoch, {len(plan.shapes)} shapes, {plan.fill:.1%} real '
-            f'tokens) on {run.parallel.describe()["count"]} × {run.parallel.describe()["kind"]}'
-            f'{going_on}')
+            f'tokens) on {devices["count"]} × {devices["kind"]}{going_on}')
 
 
 class Interrupt:
@@ -196,7 +200,7 @@ def interruptible() -> Iterator[Interrupt]:
         if interrupt.requested:
             raise Stopped(f'stopped at once by a second {name}; the newest checkpoint stands')
         interrupt.requested = name
-        say(f'{name}: saving after this step (again: stop at once)')
+        say(f'{name}: stopping after the next step, saved (again: at once)')
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,0 +1,95 @@
+"""Pictures as PNG bytes: matplotlib without pyplot, which would hold global state."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from xformer.evaluate.alignment import Alignment
+
+PIXELS_PER_INCH = 200  # twice the 100 that pictures are shown at, for sharp screens
+
+
+def draw_curves(title: str, unit: str, curves: dict[str, tuple[list[int], list[float]]],
+                size: tuple[float, float], log: bool) -> bytes:
+    """PNG of values over steps, `size` in inches; `log`: on a log scale if all are positive."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots()
+    for label, (steps, values) in curves.items():
+        marks = 'o-' if len(steps) < 30 else '-'  # a line of one point would be invisible
+        axes.plot(steps, values, marks, label=label, linewidth=1.2, markersize=4)
+    axes.set(title=title, xlabel='step', ylabel=unit)
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if log and all(value > 0 for _, values in curves.values() for value in values):
+        axes.set_yscale('log')
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter('{x:g}')
+        axes.minorticks_off()
+    if len(curves) > 1:
+        axes.legend()
+    return _png(figure)
+
+
+def draw_alignments(alignments: Sequence[Alignment]) -> bytes:
+    """PNG of heat maps, input tokens across, output tokens down, one colour scale from 0 to 1.
+
+    Raises ValueError if there are none.
+    """
+    from matplotlib.figure import Figure
+    if not alignments:
+        raise ValueError('there are no alignments to draw')
+    labels = [(_drawable(a.source), _drawable(a.target)) for a in alignments]
+    # Lengths are in inches; a letter of the labels is about 0.09 wide.
+    cell, scale = 0.2, 0.8
+    left = 0.5 + 0.09 * max(len(token) for _, target in labels for token in target)
+    below = 0.6 + 0.09 * max(len(token) for source, _ in labels for token in source)
+    corners, width, height = _flow([(left + cell * len(source) + 0.15, cell * len(target) + below)
+                                    for source, target in labels], 9 - scale)
+    width, height = width + scale, height + 0.1
+    figure = Figure(figsize=(width, height))
+
+    def place(x: float, top: float, w: float, h: float):
+        return figure.add_axes((x / width, 1 - (top + 0.1 + h) / height, w / width, h / height))
+    for alignment, (source, target), (x, top) in zip(alignments, labels, corners):
+        axes = place(x + left, top, cell * len(source), cell * len(target))
+        image = axes.imshow(alignment.weights_TS, cmap='Blues', vmin=0, vmax=1, aspect='auto')
+        # parse_math: a '$' is a token here, not the start of a formula
+        axes.set_xticks(range(len(source)), source, parse_math=False)
+        axes.set_yticks(range(len(target)), target, parse_math=False)
+        for label in axes.get_xticklabels():
+            label.set_rotation(90 if len(label.get_text()) > 2 else 0)
+        axes.tick_params(length=0, labelsize=8)
+        axes.set_xlabel('input', fontsize=8)
+        axes.set_ylabel('output', fontsize=8)
+    colours = figure.colorbar(image, place(width - scale, 0, 0.15, min(2, height - 0.2)))
+    colours.set_label('attention weight', fontsize=8)
+    colours.ax.tick_params(labelsize=8)
+    return _png(figure)
+
+
+def _flow(sizes: Sequence[tuple[float, float]], page: float
+          ) -> tuple[list[tuple[float, float]], float, float]:
+    """Boxes set like words on lines no wider than `page`: upper left corners, width and height."""
+    corners, x, top, right, bottom = [], 0.0, 0.0, 0.0, 0.0
+    for width, height in sizes:
+        if x and x + width > page:
+            x, top = 0.0, bottom
+        corners.append((x, top))
+        x += width
+        right, bottom = max(right, x), max(bottom, top + height)
+    return corners, right, bottom
+
+
+def _drawable(tokens: Sequence[str]) -> list[str]:
+    """Tokens as labels; those that matplotlib's font cannot write by their code points."""
+    from matplotlib import font_manager
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return [token if all(char.isprintable() and font.get_char_index(ord(char)) for char in token)
+            else ' '.join(f'U+{ord(char):04X}' for char in token) for token in tokens]
+
+
+def _png(figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format='png', dpi=PIXELS_PER_INCH)
+    return file.getvalue()

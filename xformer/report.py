@@ -1,0 +1,267 @@
+"""report.html: what a run folder says about itself, on one page that needs nothing else."""
+
+import base64
+import html
+import json
+import statistics
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xformer.config import Config, UserError, diff, leaves, read_config, to_flat
+from xformer.evaluate.alignment import Alignment
+from xformer.evaluate.split import is_right
+from xformer.figures import draw_alignments, draw_curves
+from xformer.train.folder import write_atomically
+from xformer.train.telemetry import read_rows
+
+NUM_SAMPLES = 20
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `run_folder`/report.html, replacing an older one at once, and return its path.
+
+    What the folder does not have (yet) is said to be absent. Raises UserError if it is no run
+    folder or a file in it is damaged.
+    """
+    config = read_config(run_folder)
+    metrics = read_rows(run_folder / 'metrics.jsonl')
+    results = [_read_json(path) for path in sorted((run_folder / 'eval').glob('*.json'))]
+    manifest = run_folder / 'manifest.json'
+    name = html.escape(run_folder.resolve().name)
+    sections = {
+        'Learning curves': _curves(metrics),
+        'Results': _results(results),
+        'Sample predictions': _samples(run_folder, config, results),
+        'Cross-attention': _alignments(run_folder, results),
+        'Speed': _speed(read_rows(run_folder / 'timing.jsonl')),
+        'Configuration': _configuration(config),
+        'Origin': _origin(_read_json(manifest)) if manifest.exists() else
+        _paragraph('There is no manifest.json.'),
+    }
+    body = ''.join(f'<section><h2>{title}</h2>\n{content}</section>\n'
+                   for title, content in sections.items())
+    path = run_folder / 'report.html'
+    write_atomically(path, f'{_HEAD}<title>{name}</title>\n<body>\n<h1>{name}</h1>\n'
+                           f'{_headline(config, metrics, results)}{body}</body>\n</html>\n')
+    return path
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(f'{path} is not valid JSON ({error}); remove it, or restore it from a copy'
+                        ) from None
+
+
+def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:
+    parts = [f'{metrics[-1]["step"] if metrics else 0:,} of {config.train.steps:,} steps trained']
+    for result in results:
+        main = {name: value for name, value in result['metrics'].items() if '_' not in name}
+        listed = ', '.join(f'{name} {_metric(name, value)}' for name, value in main.items())
+        parts.append(f'{result["split"]}: {listed}')
+    return _paragraph(' · '.join(parts), 'headline')
+
+
+# Sections
+
+def _curves(metrics: list[dict]) -> str:
+    if not metrics:
+        return _paragraph('No step has been logged yet.')
+    dev = [row for row in metrics if 'dev/nll' in row]
+    best = min(dev, key=lambda row: row['dev/nll'], default=None)
+    lowest = (f'Lowest on dev: {best["dev/nll"]:.4f} nats per token at step {best["step"]:,}, '
+              f'{best["dev/accuracy"]:.1%} of tokens right. ' if best else
+              'Dev has not been evaluated yet. ')
+    curves = {'train, one batch': _curve(metrics, 'nll')}
+    if dev:
+        curves['dev'] = _curve(dev, 'dev/nll')
+    likelihood = draw_curves('Negative log-likelihood', 'nats per token', curves,
+                             size=(6.6, 3.2), log=True)
+    rate = draw_curves('Learning rate', 'learning rate',
+                       {'learning rate': _curve(metrics, 'learning_rate')},
+                       size=(4.2, 2.5), log=False)
+    norm = draw_curves('Gradient norm', 'L2 norm', {'norm': _curve(metrics, 'grad_norm')},
+                       size=(4.2, 2.5), log=True)
+    return (_paragraph(f'{lowest}Label smoothing is left out of these curves.')
+            + _picture(likelihood, 'Negative log-likelihood over steps', 'chart')
+            + '<div class="pair">' + _picture(rate, 'Learning rate over steps', 'chart')
+            + _picture(norm, 'Gradient norm over steps', 'chart') + '</div>\n')
+
+
+def _results(results: list[dict]) -> str:
+    if not results:
+        return _paragraph('Not evaluated yet.')
+    parts = [_paragraph(
+        'per: edits (insertions, deletions, substitutions) ÷ tokens of the references. wer: share '
+        'of outputs that are wrong. Of several references the nearest counts; in _first the first. '
+        'Characters in strip are disregarded; in _marked they count.')]
+    for result in results:
+        settings = {'checkpoint': result['checkpoint'], **{
+            f'{part}.{name}': value for part in ('decode', 'scoring')
+            for name, value in result[part].items()},
+            'data fingerprint': result['fingerprint'][:12] + '…'}
+        parts += [f'<h3>{html.escape(result["split"])}: {result["examples"]:,} examples</h3>\n',
+                  '<div class="pair">',
+                  _table(('metric', 'value'), [(name, _metric(name, value)) for name, value
+                                               in result['metrics'].items()], ('value',)),
+                  _table(('setting', 'value'), [(name, _plain(value)) for name, value
+                                              in settings.items()]),
+                  '</div>\n']
+    return ''.join(parts)
+
+
+def _samples(run_folder: Path, config: Config, results: list[dict]) -> str:
+    parts = []
+    for result in results:
+        rows = read_rows(run_folder / 'eval' / f'{result["split"]}.predictions.jsonl')
+        if not rows:
+            continue
+        evenly = np.linspace(0, len(rows) - 1, min(NUM_SAMPLES, len(rows))).round().astype(int)
+        sample = [rows[i] for i in evenly]
+        right = [is_right(row['prediction'], row['references'], config.data) for row in sample]
+        parts += [f'<h3>{html.escape(result["split"])}</h3>\n', _paragraph(
+            f'{len(sample)} of {len(rows):,} outputs, evenly spaced; {right.count(False)} of them '
+            'wrong.'), _table(
+            ('', 'source', 'prediction', 'references', 'score'),
+            [('✓ right' if is_right else '✗ wrong', row['source'], row['prediction'],
+              ' | '.join(row['references']), f'{row["score"]:.3f}')
+             for row, is_right in zip(sample, right)],
+            ('score',), marked={i for i, is_right in enumerate(right) if not is_right})]
+    return ''.join(parts) or _paragraph('There are no predictions yet.')
+
+
+def _alignments(run_folder: Path, results: list[dict]) -> str:
+    alignments = [Alignment.from_row(row) for result in results for row in read_rows(
+        run_folder / 'eval' / f'{result["split"]}.alignments.jsonl')]
+    if not alignments:
+        return _paragraph('There are no alignments yet.')
+    return _paragraph(
+        'Each row is one output token, from top to bottom as they were written; the darker a cell, '
+        'the more the decoder attended to that input token when it wrote it. A dark diagonal means '
+        'that the input is read in order.'
+    ) + _picture(draw_alignments(alignments), 'Cross-attention heat maps')
+
+
+def _speed(timing: list[dict]) -> str:
+    stretches = [row for row in timing if 'event' not in row]
+    if not stretches:
+        return _paragraph('No step has been timed yet.')
+    compilations = [row for row in timing if row.get('event') == 'compile']
+    restarts = sum(row.get('event') == 'start' for row in timing) - 1
+    total = sum(row['seconds'] for row in stretches)
+    spent = {what: sum(row[f'{key}_seconds'] for row in stretches) for what, key in (
+        ('waiting for data', 'data_wait'), ('compiling', 'compile'), ('evaluating', 'evaluate'),
+        ('checkpoints', 'checkpoint'))}
+    spent = {'training steps': total - sum(spent.values()), **spent, 'total': total}
+    speed = statistics.median(row['tokens_per_second'] for row in stretches)
+    memory = max(row['peak_memory_mib'] for row in stretches)
+    return _paragraph(
+        f'{total / 60:,.1f} minutes of training, {_count(restarts, "restart")}'
+        f'{" (steps done twice count twice)" if restarts else ""}; median speed {speed:,.0f} '
+        f'tokens/s; peak memory of the host {memory:,} MiB; '
+        f'{_count(len(compilations), "compilation")}.'
+    ) + '<div class="pair">' + _table(
+        ('where time went', 'seconds', 'share'),
+        [(what, f'{seconds:,.1f}', f'{seconds / total:.1%}') for what, seconds in spent.items()],
+        ('seconds', 'share')
+    ) + _table(
+        ('compiled function', 'shapes', 'seconds'),
+        [(row['function'], ', '.join(row['shapes']), f'{row["seconds"]:,.1f}')
+         for row in compilations], ('seconds',)) + '</div>\n'
+
+
+def _configuration(config: Config) -> str:
+    changes = diff(Config(), config)
+    flat = to_flat(config)
+    return _paragraph(f'{_count(len(changes), "field")} of {len(flat)} differ from the default, '
+                      'marked ≠.') + _table(
+        ('field', 'value', 'default', 'meaning'),
+        [(name, _plain(value), f'≠ {_plain(changes[name][0])}' if name in changes else '',
+          leaves()[name].metadata['meaning']) for name, value in flat.items()],
+        marked={i for i, name in enumerate(flat) if name in changes})
+
+
+def _origin(manifest: dict) -> str:
+    return _table(('what', 'value'), [(name.replace('_', ' '), _plain(value))
+                                      for name, value in manifest.items()])
+
+
+def _curve(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
+    return [row['step'] for row in rows], [row[name] for row in rows]
+
+
+# Pieces of HTML: every text from outside is escaped in _table and _paragraph
+
+def _paragraph(text: str, kind: str = '') -> str:
+    return f'<p class="{kind}">{html.escape(text)}</p>\n'
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = (),
+           marked: Collection[int] = ()) -> str:
+    """Columns named in `numbers` are set flush right, rows whose index is in `marked` tinted."""
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return ''.join(f'<{tag}{" class=number" if name in numbers else ""}>{html.escape(cell)}'
+                       f'</{tag}>' for name, cell in zip(header, cells, strict=True))
+    body = ''.join(f'<tr{" class=marked" if i in marked else ""}>{line("td", row)}</tr>\n'
+                   for i, row in enumerate(rows))
+    return (f'<div class="scroll"><table>\n<thead><tr>{line("th", header)}</tr></thead>\n'
+            f'<tbody>\n{body}</tbody>\n</table></div>\n')
+
+
+def _picture(png: bytes, description: str, kind: str = '') -> str:
+    width = int.from_bytes(png[16:20], 'big') // 2  # the header's; shown at half size
+    return (f'<div class="scroll card {kind}"><img width="{width}" alt="{description}" '
+            f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>\n')
+
+
+def _metric(name: str, value: float) -> str:
+    """Error rates are fractions, shown as percent; other metrics keep their own scale."""
+    return f'{value:.1%}' if name.split('_')[0] in ('per', 'wer') else f'{value:.4g}'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ', '.join(f'{name} {_plain(part)}' for name, part in value.items()) or '(none)'
+    if isinstance(value, list):
+        return ' '.join(map(str, value)) or '(none)'
+    return str(value) or '(empty)'
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}{"" if number == 1 else "s"}'
+
+
+# The policy forbids scripts and anything that is not in the page itself.
+_HEAD = '''<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>
+:root { color-scheme: light dark; --text: #1f2328; --soft: #656d76; --page: #fff;
+        --line: #d8dee4; --mark: #fff4d6; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6edf3; --soft: #9198a1; --page: #0d1117; --line: #30363d; --mark: #3a2f12; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+       max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+h1 { margin: .5rem 0 0; } h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
+.headline { font-size: 1.15rem; margin-top: .25rem; } p { margin: .5rem 0; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
+.pair > * { flex: 0 1 auto; min-width: 0; } .pair > .chart { flex: 1 1 18rem; }
+.scroll { overflow-x: auto; margin: .75rem 0; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .5rem;
+         border-bottom: 1px solid var(--line); overflow-wrap: normal; }
+th { color: var(--soft); font-weight: 600; } .number { text-align: right; }
+td:first-child { white-space: nowrap; }
+.marked { background: var(--mark); } .marked td:first-child { font-weight: 600; }
+.card { background: #fff; border-radius: 6px; padding: .5rem; }
+.card img { display: block; margin: 0 auto; } .chart img { max-width: 100%; height: auto; }
+</style>
+'''
