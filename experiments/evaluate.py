@@ -5,8 +5,8 @@
     python -m experiments.evaluate --model=runs/g2p_quickstart --config.decode.beam_size=1
     python -m experiments.evaluate --model=runs/g2p_quickstart --input=my_pairs.tsv
 
-Prints the metrics, writes SPLIT.json, SPLIT.predictions.jsonl and SPLIT.alignments.jsonl under
-eval/ in the run folder, and brings report.html up to date.
+Prints the metrics, writes SPLIT.json, SPLIT.predictions.jsonl and SPLIT.alignments.jsonl (and .png)
+under eval/ in the run folder, and brings report.html up to date.
 """
 
 import dataclasses
@@ -70,12 +70,14 @@ def _spread(rows: list, count: int) -> list:
 
 
 def _write(folder: Path, name: str, result: dict, predictions, alignments) -> None:
+    from xformer.figures import draw_alignments
     from xformer.train.folder import write_atomically
     folder.mkdir(exist_ok=True)
     for kind, rows in (('predictions', [row._asdict() for row in predictions]),
                        ('alignments', [alignment.to_row() for alignment in alignments])):
         write_atomically(folder / f'{name}.{kind}.jsonl', ''.join(
             json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
+    (folder / f'{name}.alignments.png').write_bytes(draw_alignments(alignments))
     write_atomically(folder / f'{name}.json', json.dumps(result, indent=2) + '\n')
 
 

@@ -128,7 +128,7 @@ def alignment(target: int, source: int, symbol: str = 'a') -> Alignment:
 
 def with_alignments(folder: Path, alignments: list[Alignment]) -> Path:
     """The report of a run whose evaluation on dev left these alignments."""
-    write_rows(folder / 'eval' / 'dev.alignments.jsonl', [each.to_row() for each in alignments])
+    (folder / 'eval' / 'dev.alignments.png').write_bytes(draw_alignments(alignments))
     return write_report(folder)
 
 
@@ -222,7 +222,7 @@ def test_a_new_run_says_what_is_not_there_yet(bare):
     for section, sentence in (('Learning curves', 'No step has been logged yet.'),
                               ('Results', 'Not evaluated yet.'),
                               ('Sample predictions', 'There are no predictions yet.'),
-                              ('Cross-attention', 'No alignments were given.'),
+                              ('Cross-attention', 'There are no alignments yet.'),
                               ('Speed', 'No step has been timed yet.')):
         assert sentence in page.text[section]
     assert not page.pictures()

@@ -45,5 +45,5 @@ class Compilations:
 def _shapes(args: tuple) -> list[str]:
     """Shapes of the arrays that tell one compilation of a function from another: small trees'."""
     trees = [jax.tree.leaves(arg) for arg in args]
-    return ['x'.join(map(str, leaf.shape)) for leaves in trees if len(leaves) <= 8
-            for leaf in leaves if leaf.ndim > 1]
+    return list(dict.fromkeys('x'.join(map(str, leaf.shape)) for leaves in trees
+                              if len(leaves) <= 8 for leaf in leaves if leaf.ndim > 1))

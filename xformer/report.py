@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from xformer.config import Config, UserError, diff, leaves, read_config, to_flat
-from xformer.evaluate.alignment import Alignment
 from xformer.evaluate.split import is_right
-from xformer.figures import draw_alignments, draw_curves
+from xformer.figures import draw_curves
 from xformer.train.folder import write_atomically
 from xformer.train.telemetry import read_rows
 
@@ -135,15 +134,15 @@ def _samples(run_folder: Path, config: Config, results: list[dict]) -> str:
 
 
 def _alignments(run_folder: Path, results: list[dict]) -> str:
-    alignments = [Alignment.from_row(row) for result in results for row in read_rows(
-        run_folder / 'eval' / f'{result["split"]}.alignments.jsonl')]
-    if not alignments:
+    pictures = [run_folder / 'eval' / f'{result["split"]}.alignments.png' for result in results]
+    pictures = [path for path in pictures if path.exists()]
+    if not pictures:
         return _paragraph('There are no alignments yet.')
     return _paragraph(
         'Each row is one output token, from top to bottom as they were written; the darker a cell, '
         'the more the decoder attended to that input token when it wrote it. A dark diagonal means '
         'that the input is read in order.'
-    ) + _picture(draw_alignments(alignments), 'Cross-attention heat maps')
+    ) + ''.join(_picture(path.read_bytes(), 'Cross-attention heat maps') for path in pictures)
 
 
 def _speed(timing: list[dict]) -> str:

@@ -32,10 +32,6 @@ class Alignment:
         return {'source': self.source, 'target': self.target,
                 'weights': self.weights_TS.round(4).tolist()}
 
-    @classmethod
-    def from_row(cls, row: dict) -> 'Alignment':
-        return cls(tuple(row['source']), tuple(row['target']), np.array(row['weights']))
-
 
 def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, params,
           tokenizers: Tokenizers, compilations: Compilations) -> list[Alignment]:
