@@ -64,10 +64,10 @@ class LayerNorm(nn.Module):
 def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """Independent factors, 0 with probability `rate`, else 1/(1-rate): float32 of `shape`.
 
-    Element i hashes (key, i) with a 32-bit integer finaliser (the `lowbias32` constants of
-    C. Wellons' hash-prospector). Counters make the factors independent of device layout, and the
-    few integer operations fuse with whatever uses them; threefry costs more than the matrix
-    products it would regularise on a CPU.
+    Element i, counted modulo 2^32, hashes (key, i) with a 32-bit integer finaliser (the
+    `lowbias32` constants of C. Wellons' hash-prospector). Counters make the factors independent
+    of device layout, and the few integer operations fuse with whatever uses them; threefry costs
+    more than the matrix products it would regularise on a CPU.
     """
     key0, key1 = jax.random.key_data(key).astype(jnp.uint32)
     bits = jnp.zeros((1,) * len(shape), jnp.uint32)

@@ -62,15 +62,16 @@ class Telemetry:
         seconds = time.perf_counter() - self._since
         self._spent['compile'] = self._compilations.seconds - self._compiling
         stepping = seconds - sum(self._spent.values())
-        speed = self._tokens / max(stepping, 1e-9)
-        self._clock({'step': step, 'seconds': round(seconds, 4),
-                     'step_seconds': round(stepping / max(step - self._step, 1), 5),
-                     **{f'{name}_seconds': round(value, 4) for name, value in self._spent.items()},
-                     'tokens_per_second': round(speed, 1), 'peak_memory_mib': peak_memory_mib()})
-        for name, value in metrics.items():
-            self._board.add_scalar(name if '/' in name else f'train/{name}', value, step)
-        self._board.add_scalar('timing/tokens_per_second', speed, step)
-        self._progress.update(step, metrics, speed)
+        clocks = {'seconds': round(seconds, 4),
+                  'step_seconds': round(stepping / max(step - self._step, 1), 5),
+                  **{f'{name}_seconds': round(value, 4) for name, value in self._spent.items()},
+                  'tokens_per_second': round(self._tokens / max(stepping, 1e-9), 1),
+                  'peak_memory_mib': peak_memory_mib()}
+        self._clock({'step': step, **clocks})
+        for group, values in (('train', metrics), ('timing', clocks)):
+            for name, value in values.items():
+                self._board.add_scalar(name if '/' in name else f'{group}/{name}', value, step)
+        self._progress.update(step, metrics, clocks['tokens_per_second'])
         self._begin(step)
 
     def _clock(self, row: dict) -> None:
