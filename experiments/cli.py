@@ -67,6 +67,9 @@ def parse(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
     if values.help:
         print(_help(doc, values))
         sys.exit(0)
+    for name in values:
+        if values[name].present and values[name].value == '' and not name.startswith('config.'):
+            raise UserError(f'--{name} is empty; give it a value, or leave it out')
     if rest:
         raise UserError(f'unexpected argument {rest[0]!r}; every option is given as --name=value')
     for name in values:

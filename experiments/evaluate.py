@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import DataConfig
+from xformer.config import DataConfig, UserError
 
 
 def define(values: flags.FlagValues) -> None:
@@ -32,6 +32,8 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=('decode',))
     config = reading.config_of(values)
+    if values.input and values['split'].present:
+        raise UserError('give either --split or --input=FILE, not both')
     name, pairs = values.split, None
     if values.input:
         name, pairs = Path(values.input).stem, _read_tsv(values.input)
@@ -51,8 +53,11 @@ def main(argv: list[str]) -> None:
         'metrics': metrics, 'split': name, 'examples': len(predictions),
         'scoring': {'refs': 'any', 'strip': config.data.score_strip},
         'decode': dataclasses.asdict(config.decode), 'checkpoint': run.checkpoint,
-        'fingerprint': run.manifest['data_fingerprint'], 'compilations': compilations.rows}
+        'fingerprint': run.manifest['data_fingerprint']}
     _write(run.folder / 'eval', name, result, predictions, alignments)
+    with open(run.folder / 'timing.jsonl', 'a', encoding='utf-8') as timing:
+        for row in compilations.rows:
+            timing.write(json.dumps({'event': 'compile', **row}) + '\n')
     _print(result, [(row, is_right(row.prediction, row.references, config.data))
                     for row in _spread(predictions, values.show)])
     reading.say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')

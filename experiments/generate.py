@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
     output = Path(values.output)
     if values.output != '-' and output.exists():
         raise UserError(f'--output={output} exists; remove it or choose another name')
+    if not output.parent.is_dir():
+        raise UserError(f'--output={output} is in a folder that does not exist; make it first')
     texts = values.prompt or _read(values.input)
 
     run, generator, _ = reading.open_model(values, config)

@@ -14,6 +14,7 @@ import jax  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_disable_most_optimizations', True)  # LLVM would take most of the time
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -219,15 +219,19 @@ def from_json(text: str, where: str = 'config.json') -> Config:
         raise UserError(f'{where} is not valid JSON ({error}); restore it from a copy') from None
     if not isinstance(tree, dict) or not all(isinstance(part, dict) for part in tree.values()):
         raise UserError(f'{where} is not a configuration: expected sections with fields')
-    return override(Config(), {f'{section}.{name}': value
-                               for section, part in tree.items() for name, value in part.items()})
+    try:
+        return override(Config(), {f'{section}.{name}': value for section, part in tree.items()
+                                   for name, value in part.items()})
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None
 
 
 def read_config(folder: Path) -> Config:
     """The configuration of a run folder. Raises UserError if it is none."""
     path = folder / 'config.json'
     if not path.is_file():
-        what = 'holds no config.json' if folder.is_dir() else 'does not exist'
+        what = ('holds no config.json' if folder.is_dir() else
+                'is a file' if folder.exists() else 'does not exist')
         raise UserError(f'{folder} is not a run folder (it {what}); give the --workdir of a '
                         'training run')
     return from_json(path.read_text(encoding='utf-8'), str(path))

@@ -4,6 +4,7 @@ The docstring of each gives the source, the command, the expected time and figur
 """
 
 import importlib.util
+import traceback
 from pathlib import Path
 
 from xformer.config import Config, UserError, from_json, nearest, override
@@ -23,11 +24,11 @@ def load(spec: str) -> tuple[str, Config]:
     if path.suffix == '.py':
         _read(path)
         return path.stem, _module(path).CONFIG
-    name, _, variant = spec.partition(':')
+    name, colon, variant = spec.partition(':')
     if name not in names():
         raise UserError(f'there is no experiment {name!r}{nearest(name, names())}')
     module = _module(FOLDER / f'{name}.py')
-    if not variant:
+    if not colon:
         return name, module.CONFIG
     if variant not in module.VARIANTS:
         raise UserError(f'experiment {name} has no variant {variant!r}'
@@ -39,13 +40,21 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'cannot read --config={path} ({error}); check the path') from None
+        reason = getattr(error, 'strerror', None) or 'it is not UTF-8'
+        raise UserError(f'cannot read --config={path} ({reason}); check the path') from None
 
 
 def _module(path: Path):
     spec = importlib.util.spec_from_file_location(f'experiments.configs.{path.stem}', path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever goes wrong in the user's file is theirs to mend
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if frame.filename == spec.origin]
+        line = getattr(error, 'lineno', None) or lines[-1]
+        raise UserError(f'{path}:{line}: {getattr(error, "msg", error)}; correct the file'
+                        ) from None
     if not isinstance(getattr(module, 'CONFIG', None), Config):
         raise UserError(f'{path} does not define CONFIG = Config(...)')
     return module

@@ -17,7 +17,8 @@ TINY = ModelConfig(num_encoder_layers=2, num_decoder_layers=2, d_model=16, num_h
 CONFIGS = {
     'post, tied': TINY,
     'pre, untied': dataclasses.replace(TINY, norm_position='pre', tie_embeddings=False,
-                                       activation='gelu', layers='unroll', num_decoder_layers=1),
+                                       activation='gelu', layers='unroll',
+                                       num_encoder_layers=1, num_decoder_layers=1),
 }
 VARIANTS = pytest.mark.parametrize('variant', CONFIGS)
 RNG = np.random.default_rng(0)
@@ -194,7 +195,7 @@ def test_cached_is_uncached_for_any_split_of_the_prefix(variant):
     params, start = compiled(variant, 'start', static=(3, 4))
     _, extend = compiled(variant, 'extend')
     logits_BTV = logits_of(variant, *BATCH)
-    for split in ([1, 1, 1, 1, 1], [4, 1], [2, 2, 1], [1, 4], [5]):
+    for split in ([4, 1], [1, 4], [1, 1, 1, 1, 1], [2, 2, 1], [1, 2, 2]):
         cache = start({'params': params}, SOURCE_BS, LENGTHS_B, 1, 7)  # room to spare
         parts = []
         for ids_BT in np.split(INPUTS_BT, np.cumsum(split)[:-1], axis=1):
@@ -220,9 +221,9 @@ def test_hypotheses_that_share_a_memory_are_as_if_it_were_repeated():
     np.testing.assert_allclose(np.concatenate(parts, axis=1), repeated, atol=1e-5)
 
 
-@VARIANTS
-def test_an_example_without_a_source_does_no_harm(variant):
+def test_an_example_without_a_source_does_no_harm():
     """As in the rows that fill up the last batch: finite numbers, and the others as before."""
+    variant = 'pre, untied'
     params, _ = compiled(variant)
     lengths_B = np.array([6, 0, 1], np.int32)
     model = Seq2Seq(CONFIGS[variant])
@@ -260,16 +261,11 @@ def test_bfloat16_computes_near_float32_from_float32_parameters(variant):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     logits_BTV = jax.jit(Seq2Seq(config).apply)({'params': params}, *BATCH)
     exact_BTV = logits_of(variant, *BATCH)
-    assert logits_BTV.dtype == jnp.float32
     error_BTV = np.abs(logits_BTV - exact_BTV)
+    assert logits_BTV.dtype == jnp.float32
     assert 0 < error_BTV.max() < 0.05 * np.abs(exact_BTV).max()
 
-
-@VARIANTS
-def test_bfloat16_logits_are_not_rounded_to_bfloat16(variant):
-    """Products of bfloat16 numbers, added up and kept in float32: the loss needs the digits."""
-    config = dataclasses.replace(CONFIGS[variant], dtype='bfloat16')
-    logits_BTV = jax.jit(Seq2Seq(config).apply)({'params': random_params(config)}, *BATCH)
+    # Sums of products of bfloat16 numbers stay in float32: the loss needs the digits.
     rounded_BTV = logits_BTV.astype(jnp.bfloat16).astype(jnp.float32)
     assert (logits_BTV != rounded_BTV).mean() > 0.9
 
@@ -301,7 +297,7 @@ def test_initial_parameters():
     assert kernels == 6 + 10 + 1  # an encoder layer, a decoder layer, the output
 
 
-def test_dropout_needs_a_random_stream_and_then_repeats_with_its_key():
+def test_dropout_repeats_with_its_key_and_only_with_it():
     config = dataclasses.replace(TINY, dropout=0.3)
     params, model = random_params(config), Seq2Seq(config)
 
@@ -311,8 +307,6 @@ def test_dropout_needs_a_random_stream_and_then_repeats_with_its_key():
     keys = jax.random.split(jax.random.key(0))
     np.testing.assert_array_equal(dropped(keys[0]), dropped(keys[0]))
     assert (dropped(keys[0]) != dropped(keys[1])).all(axis=-1).any()
-    np.testing.assert_array_equal(jax.jit(model.apply)({'params': params}, *BATCH),
-                                  logits_of('post, tied', *BATCH))
 
 
 # ---- PyTorch's own layers with the same weights ----

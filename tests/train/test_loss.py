@@ -89,7 +89,7 @@ def test_sums_and_weights_count_real_tokens_only(logits_BTV):
 
 @pytest.mark.parametrize('garbage', [0, 6, 99, -1])
 def test_whatever_stands_in_the_padding_is_irrelevant(logits_BTV, garbage):
-    """Also ids outside the vocabulary, and logits that are not numbers to the loss's value."""
+    """Also ids outside the vocabulary."""
     lengths = [3, 1, 4]
     clean = np.array([[1, 2, 3, 0], [5, 0, 0, 0], [1, 2, 3, 4]])
     dirty = np.where(np.arange(4) < np.array(lengths)[:, None], clean, garbage)

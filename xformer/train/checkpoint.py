@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,7 @@ def _orbax():
     import orbax.checkpoint
     from absl import logging
     logging.set_verbosity(logging.FATAL)
+    getLogger('asyncio').setLevel(CRITICAL)  # tracebacks of the same errors, once more
     return orbax.checkpoint
 
 

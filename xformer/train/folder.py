@@ -45,14 +45,22 @@ def check_folder(folder: Path, config: Config) -> None:
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for this process; raise UserError if another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot make {folder} ({error.strerror}); choose another --workdir'
+                        ) from None
     with open(folder / LOCK, 'w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f'another process is training in {folder}; wait for it, or choose '
                             'another --workdir') from None
-        yield
+        try:
+            yield
+        except OSError as error:  # a write to an open file does not say to which
+            error.filename = error.filename or str(folder)
+            raise
 
 
 def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) -> None:

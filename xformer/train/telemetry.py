@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from xformer.compiled import Compilations
@@ -21,11 +21,10 @@ class Telemetry:
     """
 
     def __init__(self, folder: Path, step: int, total_steps: int, compilations: Compilations):
-        from tensorboardX import SummaryWriter
         self._compilations, self._logged = compilations, 0
         self._metrics = _reopen(folder / 'metrics.jsonl', step)
         self._timing = open(folder / 'timing.jsonl', 'a', encoding='utf-8')
-        self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+        self._board = Board(folder / 'tensorboard', step)
         self._progress = Progress(step, total_steps)
         self._begin(step)
         self._clock({'event': 'start', 'step': step, 'unix_time': round(time.time(), 3)})
@@ -69,8 +68,8 @@ class Telemetry:
                   'peak_memory_mib': peak_memory_mib()}
         self._clock({'step': step, **clocks})
         for group, values in (('train', metrics), ('timing', clocks)):
-            for name, value in values.items():
-                self._board.add_scalar(name if '/' in name else f'{group}/{name}', value, step)
+            self._board.add(step, {name if '/' in name else f'{group}/{name}': value
+                                   for name, value in values.items()})
         self._progress.update(step, metrics, clocks['tokens_per_second'])
         self._begin(step)
 
@@ -86,10 +85,32 @@ class Telemetry:
         self._progress.say(sentence)
 
     def close(self) -> None:
-        self._progress.close()
-        self._metrics.close()
-        self._timing.close()
-        self._board.close()
+        with ExitStack() as each:  # all are closed even if the disk is full
+            for part in (self._board, self._timing, self._metrics, self._progress):
+                each.callback(part.close)
+
+
+class Board:
+    """TensorBoard's event file, written by this thread, so that a full disk raises here."""
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        folder.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / 'events'))
+        self._events.write_event(Event(  # TensorBoard forgets what it has seen beyond this step
+            wall_time=time.time(), step=step + 1,
+            session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+        for name, value in values.items():
+            self._events.write_event(
+                Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def close(self) -> None:
+        self._events.close()
 
 
 class Progress:

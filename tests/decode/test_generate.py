@@ -1,0 +1,159 @@
+"""Generation: whatever is decoded together, each source gets the outputs it gets alone."""
+
+import functools
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xformer.compiled import Compilations
+from xformer.config import Config, override
+from xformer.decode.generate import Generator, batches_by_length, output_limit
+from xformer.decode.search import BOS, EOS, PAD, length_penalty
+from xformer.models.seq2seq import Seq2Seq
+
+V = 12
+CONFIG = override(Config(), {
+    'model.num_encoder_layers': 1, 'model.num_decoder_layers': 1, 'model.d_model': 16,
+    'model.num_heads': 2, 'model.d_ff': 24, 'model.vocab_size': V, 'model.max_length': 40,
+    'model.tie_embeddings': False,
+    'decode.beam_size': 3, 'decode.max_length': 6})
+MODEL = Seq2Seq(CONFIG.model)
+
+
+@functools.cache
+def random_params():
+    """Large enough for the outputs to depend on the sources; biases would drown them."""
+    rng = np.random.default_rng(2)
+
+    def leaf(path, shape):
+        kind = path[-1].key
+        values = {'bias': np.zeros, 'scale': np.ones}.get(
+            kind, lambda size: rng.normal(0, 1.2, size))(shape.shape)
+        return jnp.asarray(values, jnp.float32)
+    return jax.tree_util.tree_map_with_path(leaf, shapes_of(MODEL))
+
+
+def shapes_of(model: Seq2Seq):
+    ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), ids, lengths, ids)['params']
+
+
+def random_sources(number: int, longest: int, seed: int = 0) -> list[list[int]]:
+    choose = random.Random(seed)
+    return [choose.choices(range(3, V), k=choose.randint(1, longest)) for _ in range(number)]
+
+
+SOURCES = random_sources(40, 16) + random_sources(10, 30, seed=1)
+
+
+class Decoder:
+    """A generator, and the compilations it caused."""
+
+    def __init__(self, beam_size: int = 3):
+        self.config = override(CONFIG, {'decode.beam_size': beam_size})
+        self.compilations = Compilations()
+        self.generate = Generator(MODEL, self.config, random_params(), self.compilations)
+
+
+@pytest.fixture(scope='module', params=[1, 3], ids=['greedy', 'beam'])
+def decoder(request):
+    return Decoder(request.param)
+
+
+@pytest.fixture(scope='module')
+def together(decoder):
+    return decoder.generate(SOURCES)
+
+
+def assert_same(found, expected):
+    assert [[output.ids for output in best] for best in found] == [
+        [output.ids for output in best] for best in expected]
+    for best, others in zip(found, expected):
+        np.testing.assert_allclose([output.score for output in best],
+                                   [output.score for output in others], atol=1e-5, rtol=1e-5)
+
+
+def test_outputs_vary_and_keep_their_promises(decoder, together):
+    """Else the other tests would prove little."""
+    beam_size = decoder.config.decode.beam_size
+    assert all(len(best) == beam_size for best in together)
+    outputs = [output for best in together for output in best]
+    assert len({tuple(output.ids) for output in outputs}) > 10
+    assert len({len(output.ids) for output in outputs}) >= 3
+    for output in outputs:
+        assert 1 <= len(output.ids) <= 6 and not {PAD, BOS} & set(output.ids)
+        assert EOS not in output.ids[:-1] and (output.ids[-1] == EOS or len(output.ids) == 6)
+
+
+def test_one_by_one_is_the_same_and_compiles_once_for_each_bucket(decoder, together):
+    first = len(decoder.compilations.rows)
+    assert_same([decoder.generate([ids])[0] for ids in SOURCES], together)
+    assert len(decoder.compilations.rows) - first == 2  # 50 prompts: lengths up to 16, up to 32
+
+
+def test_the_order_of_the_sources_is_irrelevant_and_nothing_compiles_again(decoder, together):
+    first = len(decoder.compilations.rows)
+    order = random.Random(2).sample(range(len(SOURCES)), len(SOURCES))
+    shuffled = decoder.generate([SOURCES[i] for i in order])
+    assert_same(shuffled, [together[i] for i in order])
+    assert len(decoder.compilations.rows) == first
+
+
+def test_scores_are_the_probabilities_of_the_model_itself(decoder, together):
+    """Teacher-forced, without any cache: proves that beams are reordered as they should be."""
+    outputs = [(ids, output) for ids, best in zip(SOURCES, together) for output in best]
+    source_BS, inputs_BT = (np.zeros((len(outputs), n), np.int32) for n in (32, 6))
+    for row, (ids, output) in enumerate(outputs):
+        source_BS[row, :len(ids)] = ids
+        inputs_BT[row, :len(output.ids)] = [BOS, *output.ids[:-1]]
+    lengths_B = np.array([len(ids) for ids, _ in outputs], np.int32)
+    logits_BTV = jax.jit(MODEL.apply)({'params': random_params()}, source_BS, lengths_B, inputs_BT)
+    log_p_BTV = np.asarray(jax.nn.log_softmax(logits_BTV))
+    for row, (_, output) in enumerate(outputs):
+        total = sum(log_p_BTV[row, t, token] for t, token in enumerate(output.ids))
+        n = len(output.ids)
+        assert output.score == pytest.approx(
+            total / length_penalty(n, decoder.config.decode), abs=1e-4)
+
+
+def test_no_sources_give_no_outputs_and_progress_counts_all(decoder):
+    assert decoder.generate([]) == []
+    seen = []
+    decoder.generate(SOURCES, seen.append)
+    assert seen == sorted(seen) and seen[-1] == len(SOURCES)
+
+
+def test_output_limits():
+    free = override(CONFIG, {'decode.max_length': 0, 'model.max_length': 70})
+    assert output_limit(free, 10) == 60
+    np.testing.assert_array_equal(output_limit(free, np.array([1, 20, 21, 70])), [51, 70, 70, 70])
+    np.testing.assert_array_equal(output_limit(CONFIG, np.array([1, 39])), [6, 6])
+
+
+def test_an_output_is_limited_by_its_own_source_not_by_the_longest_beside_it():
+    """Sources of 1 and 16 tokens with at most 50 more, cut short by a model that never ends."""
+    config = override(CONFIG, {
+        'decode.beam_size': 1, 'decode.max_length': 0, 'model.max_length': 60})
+    model = Seq2Seq(config.model)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes_of(model))
+    params['output']['bias'] = jnp.zeros(V).at[5].set(1.0)
+    outputs = Generator(model, config, params, Compilations())([[7], [7] * 4, [7] * 16])
+    assert [output.ids for [output] in outputs] == [[5] * 51, [5] * 54, [5] * 60]
+
+
+@pytest.mark.parametrize('batch_tokens', [1, 64, 1000])
+def test_batches_hold_every_source_once_in_shapes_of_powers_of_two(batch_tokens):
+    choose = random.Random(3)
+    for _ in range(50):
+        lengths = [choose.randint(1, 100) for _ in range(choose.randint(0, 40))]
+        batches = list(batches_by_length(lengths, batch_tokens))
+        assert sorted(i for indices, _ in batches for i in indices) == list(range(len(lengths)))
+        longest = [lengths[i] for indices, _ in batches for i in indices]
+        assert longest == sorted(lengths, reverse=True)
+        for indices, (rows, S) in batches:
+            assert rows & (rows - 1) == 0 and S & (S - 1) == 0
+            assert 1 <= len(indices) <= rows and max(lengths[i] for i in indices) <= S
+            assert rows == 1 or rows * S <= batch_tokens

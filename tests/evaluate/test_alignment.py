@@ -1,0 +1,62 @@
+"""Alignments: one padded batch against the attention maps of each pair alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xformer.compiled import Compilations
+from xformer.config import Config, UserError, override
+from xformer.data.tokenizers import BOS, EOS, train_tokenizers
+from xformer.evaluate.alignment import Alignment, align
+from xformer.models.seq2seq import Seq2Seq
+
+PAIRS = [('cab', 'K AE B'), ('a', 'AH'), ('bac', 'B AE K S')]
+BASE = override(Config(), {
+    'data.source_tokenizer': 'char', 'data.target_tokenizer': 'word',
+    'model.num_encoder_layers': 1, 'model.num_decoder_layers': 2, 'model.d_model': 16,
+    'model.num_heads': 2, 'model.d_ff': 24, 'model.max_length': 6})
+TOKENIZERS = train_tokenizers(BASE.data, PAIRS)
+CONFIG = override(BASE, {'model.vocab_size': TOKENIZERS.vocab_size})
+MODEL = Seq2Seq(CONFIG.model)
+
+
+@pytest.fixture(scope='module')
+def params():
+    rng = np.random.default_rng(0)
+    ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), ids, lengths, ids)['params']
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32),
+                        shapes)
+
+
+def test_each_alignment_is_that_of_the_pair_alone(params):
+    compilations = Compilations()
+    alignments = align(PAIRS, MODEL, CONFIG, params, TOKENIZERS, compilations)
+    assert len(compilations.rows) == 1
+    look = jax.jit(functools.partial(MODEL.apply, method='attention_maps'))
+    for (source, target), alignment in zip(PAIRS, alignments, strict=True):
+        assert alignment.source == (*source, '<eos>')
+        assert alignment.target == (*target.split(), '<eos>')
+        source_BS = np.array([[*TOKENIZERS.source.encode(source), EOS]], np.int32)
+        inputs_BT = np.array([[BOS, *TOKENIZERS.target.encode(target)]], np.int32)
+        maps = look({'params': params}, source_BS, np.array([source_BS.shape[1]]), inputs_BT)
+        last_layer_NTS = np.asarray(maps['decoder']['cross'])[-1, 0]
+        assert alignment.weights_TS.shape == last_layer_NTS.shape[1:]
+        np.testing.assert_allclose(alignment.weights_TS, last_layer_NTS.mean(0), atol=1e-6)
+        np.testing.assert_allclose(alignment.weights_TS.sum(1), 1, atol=1e-6)
+
+
+def test_a_source_that_is_too_long_is_named(params):
+    with pytest.raises(UserError, match='input 1 .*takes 6'):
+        align([('abcabc', 'K')], MODEL, CONFIG, params, TOKENIZERS, Compilations())
+
+
+def test_labels_that_do_not_match_the_weights_are_refused():
+    weights_TS = np.full((1, 2), 0.5)
+    assert Alignment(('a', 'b'), ('x',), weights_TS).to_row() == {
+        'source': ('a', 'b'), 'target': ('x',), 'weights': [[0.5, 0.5]]}
+    with pytest.raises(ValueError, match=r'\(1, 2\)'):
+        Alignment(('a',), ('x', 'y'), weights_TS)

@@ -1,0 +1,136 @@
+"""The real commands, run as their users run them, and one tiny trained run that all tests share."""
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEPS = 60
+
+CONFIG = '''"""Spell a word in capitals, with marks that do not count."""
+from xformer.config import *
+
+CONFIG = Config(
+    model=ModelConfig(num_encoder_layers=1, num_decoder_layers=1, d_model=16, num_heads=2,
+                      d_ff=32, max_length=8, dropout=0.1, layers='scan'),
+    data=DataConfig(train={train!r}, target_tokenizer='word', score_strip='01',
+                    batch_tokens=256, max_buckets=2, min_fill=0.5),
+    optim=OptimConfig(schedule='constant', peak_learning_rate=2e-2, warmup_steps=5,
+                      clip_norm=1.0),
+    train=TrainConfig(steps={steps}, accumulate=2, log_every=5, eval_every=20, save_every=10,
+                      keep_last=3))
+'''
+
+
+def pairs() -> list[tuple[str, str]]:
+    """'abd' -> 'A0 B1 D0', and for each fifth word a second way, 'D0 B0 A0'."""
+    words = [''.join(letters) for n in (2, 3, 4) for letters in itertools.product('abcd', repeat=n)]
+    return [pair for i, word in enumerate(words) for pair in (
+        (word, ' '.join(f'{x.upper()}{k % 2}' for k, x in enumerate(word))),
+        (word, ' '.join(f'{x.upper()}0' for x in reversed(word))))[:1 + (i % 5 == 0)]]
+
+
+def tsv(rows: list[tuple[str, str]]) -> str:
+    return ''.join(f'{source}\t{target}\n' for source, target in rows)
+
+
+@pytest.fixture(scope='session')
+def shared(tmp_path_factory) -> Path:
+    """A folder that the workers of this session share, with tiny.py and its data."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'experiments'
+    folder.mkdir(exist_ok=True)
+    for name, text in {'pairs.tsv': tsv(pairs()), 'tiny.py': CONFIG.format(
+            train=str(folder / 'pairs.tsv'), steps=STEPS)}.items():
+        temporary = folder / f'{name}.{os.getpid()}'
+        temporary.write_text(text)
+        temporary.replace(folder / name)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def start(shared) -> Callable[..., subprocess.Popen]:
+    """start('train', '--config=...', cwd=..., env={...}): the command, under way."""
+    def start(module: str, *args, cwd: Path, env: dict[str, str] | None = None, **streams):
+        inherited = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+        streams = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.PIPE,
+                   'stderr': subprocess.PIPE} | streams
+        return subprocess.Popen(
+            [sys.executable, '-m', f'experiments.{module}', *map(str, args)], cwd=cwd,
+            encoding='utf-8', env=inherited | {
+                'PYTHONPATH': str(ROOT), 'PYTHONUTF8': '1', 'JAX_PLATFORMS': 'cpu',
+                'XFORMER_CACHE': str(shared / 'cache')} | (env or {}), **streams)
+    return start
+
+
+@pytest.fixture(scope='session')
+def finish(start) -> Callable[..., subprocess.CompletedProcess]:
+    """As `start`, but run to its end; `text` goes to its standard input."""
+    def finish(*args, text: str = '', **options) -> subprocess.CompletedProcess:
+        with start(*args, stdin=subprocess.PIPE, **options) as process:
+            out, err = process.communicate(text, timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return finish
+
+
+@pytest.fixture
+def run(finish, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """run('generate', '--model=...', text=..., cwd=..., env=...): the command, once it has ended.
+
+    It runs in the folder of the test unless told otherwise.
+    """
+    def run(*args, **options) -> subprocess.CompletedProcess:
+        return finish(*args, **{'cwd': tmp_path} | options)
+    return run
+
+
+@pytest.fixture(scope='session')
+def trained(shared, finish) -> Path:
+    """What undisturbed training of tiny.py gives. Read it only; `mine` is a copy to change.
+
+    Whichever worker comes first makes it, and fills the compile cache of all.
+    """
+    with open(shared / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / 'done').exists():
+            result = finish('train', '--config=tiny.py', '--workdir=trained', cwd=shared)
+            assert result.returncode == 0, result.stderr
+            (shared / 'done').touch()
+    return shared / 'trained'
+
+
+@pytest.fixture(scope='session')
+def without_jax(tmp_path_factory) -> dict[str, str]:
+    """An environment in which importing a heavy package is a failure of its own."""
+    folder = tmp_path_factory.mktemp('without_jax')
+    for name in ('jax', 'flax', 'orbax', 'matplotlib'):
+        (folder / f'{name}.py').write_text(f'raise AssertionError("{name} was imported")\n')
+    return {'PYTHONPATH': f'{folder}{os.pathsep}{ROOT}'}
+
+
+@pytest.fixture
+def mine(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / 'mine'))
+
+
+@pytest.fixture(scope='session')
+def contents() -> Callable[[Path], dict]:
+    """contents(folder): every file's bytes (None for a folder) by its path."""
+    def contents(folder: Path) -> dict[str, bytes | None]:
+        return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+                for path in sorted(folder.rglob('*'))}
+    return contents
+
+
+@pytest.fixture(scope='session')
+def rows() -> Callable[[Path], list[dict]]:
+    """rows(path): the lines of a .jsonl file."""
+    return lambda path: [json.loads(line) for line in path.read_text().splitlines()]

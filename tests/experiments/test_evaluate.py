@@ -1,0 +1,115 @@
+"""Evaluation: the documented keys, rates that another scorer finds too, the same bytes again."""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+
+@functools.cache
+def edits(a: tuple, b: tuple) -> int:
+    """Levenshtein distance by its recursive definition."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(edits(a[1:], b) + 1, edits(a, b[1:]) + 1, edits(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+def rates(predictions: list[dict], marks: str, first: bool) -> tuple[float, float]:
+    """(per, wer) of the rows of a predictions file, disregarding `marks`."""
+    def tokens(text: str) -> tuple:
+        return tuple(''.join(c for c in token if c not in marks) for token in text.split())
+    best = []
+    for row in predictions:
+        references = row['references'][:1] if first else row['references']
+        best.append(min(((edits(tokens(row['prediction']), tokens(text)), len(tokens(text)))
+                         for text in references), key=lambda pair: pair[0]))
+    wrong, length = map(sum, zip(*best))
+    return wrong / length, sum(distance > 0 for distance, _ in best) / len(best)
+
+
+def assert_scored(result: dict, predictions: list[dict]) -> None:
+    for marks, suffix in (('01', ''), ('', '_marked')):
+        for first, which in ((False, ''), (True, '_first')):
+            per, wer = rates(predictions, marks, first)
+            assert math.isclose(result['metrics'].pop(f'per{suffix}{which}'), per)
+            assert math.isclose(result['metrics'].pop(f'wer{suffix}{which}'), wer)
+    assert result['metrics'] == {}  # nothing is reported that was not recomputed
+
+
+@pytest.fixture
+def evaluate(run, mine, contents, rows):
+    def evaluate(*args) -> tuple[str, dict, list[dict]]:
+        """(stdout, eval/NAME.json, its predictions) for the one file that is written anew."""
+        before = contents(mine)
+        result = run('evaluate', '--model=mine', *args)
+        assert result.returncode == 0, result.stderr
+        after = contents(mine)
+        changed = {name for name in after if before.get(name, b'') != after[name]}
+        assert all(name.startswith('eval') or name == 'report.html' for name in changed)
+        assert before.keys() <= after.keys()
+        named = [Path(line.removeprefix('results: ')) for line in result.stderr.splitlines()
+                 if line.startswith('results: ')]
+        assert len(named) == 1 and len(result.stderr.splitlines()) == 2
+        path = mine.parent / named[0]
+        return (result.stdout, json.loads(path.read_text()),
+                rows(path.with_name(f'{path.stem}.predictions.jsonl')))
+    return evaluate
+
+
+def test_a_split_is_measured_whole_and_the_same_again(evaluate, mine, contents, rows):
+    stdout, result, predictions = evaluate('--split=dev')
+    wanted = {}
+    for source, target in rows(mine / 'data' / 'dev.jsonl'):
+        wanted.setdefault(source, []).append(target)
+    assert {row['source']: row['references'] for row in predictions} == wanted
+    assert len(predictions) == len(wanted) == result['examples']
+    assert any(len(references) > 1 for references in wanted.values())
+
+    assert {'metrics', 'scoring', 'decode', 'checkpoint', 'fingerprint'} <= result.keys()
+    manifest = json.loads((mine / 'manifest.json').read_text())
+    assert result['fingerprint'] == manifest['data_fingerprint']
+    losses = {row['step']: row['dev/loss'] for row in rows(mine / 'metrics.jsonl')
+              if 'dev/loss' in row}
+    assert result['checkpoint'] == f'step {min(losses, key=losses.get)}'
+    assert result['scoring'] == {'refs': 'any', 'strip': '01'}
+    assert result['decode'] == {'beam_size': 4, 'length_penalty': 'gnmt', 'alpha': 0.6,
+                                'max_length': 0}
+    for name, value in result['metrics'].items():
+        assert f'  {name:<20} {value:7.2%}\n' in stdout
+    assert 0 < result['metrics']['per'] < 1
+    assert_scored(result, predictions)
+
+    before = contents(mine / 'eval')
+    assert evaluate('--split=dev')[0] == stdout
+    assert contents(mine / 'eval') == before
+
+
+def test_a_file_whose_rates_are_known(evaluate, run, tmp_path):
+    words = ['ab', 'abc', 'dcba', 'bad', 'cabd', 'dd', 'acca', 'bdb']
+    outputs = run('generate', '--model=mine', *(f'--prompt={word}' for word in words))
+    texts = dict(zip(words, outputs.stdout.splitlines()))
+    assert all(texts.values())
+    rows = [(word, f'{text} D0' if i < 3 else text) for i, (word, text) in enumerate(texts.items())]
+    rows.append(('abc', texts['abc']))  # second best is right
+    (tmp_path / 'known.tsv').write_text(''.join(f'{a}\t{b}\n' for a, b in rows))
+
+    stdout, result, predictions = evaluate('--input=known.tsv', '--show=2')
+    assert {row['source']: row['prediction'] for row in predictions} == texts
+    length = sum(len(text.split()) for text in texts.values())
+    assert math.isclose(result['metrics']['wer'], 2 / 8)
+    assert math.isclose(result['metrics']['wer_first'], 3 / 8)
+    assert math.isclose(result['metrics']['per'], 2 / (length + 2))
+    assert math.isclose(result['metrics']['per_first'], 3 / (length + 3))
+    assert_scored(result, predictions)
+    assert '✗ ab ' in stdout and '  cabd ' in stdout  # evenly spaced: rows 0 and 4
+
+
+def test_an_average_of_checkpoints_decoded_greedily(evaluate):
+    _, result, predictions = evaluate('--split=dev', '--checkpoint=average-last:2',
+                                      '--config.decode.beam_size=1')
+    assert result['checkpoint'] == 'mean of steps 50, 60'
+    assert result['decode']['beam_size'] == 1
+    assert result['examples'] == len(predictions)
+    assert_scored(result, predictions)

@@ -1,0 +1,213 @@
+"""Training that is killed, stopped, damaged or diverges loses nothing and ends in the same bytes.
+
+XFORMER_KILL_STEPS=400 XFORMER_KILLS=5 make the test of kills longer than its default.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+STEPS = 60
+COMMAND = ('train', '--config=tiny.py', '--workdir=run')
+
+
+@pytest.fixture(autouse=True)
+def here(shared, trained, tmp_path) -> Path:
+    (tmp_path / 'tiny.py').write_text((shared / 'tiny.py').read_text())
+    return tmp_path
+
+
+def state(run: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by name, read by Orbax alone."""
+    path = (run / 'checkpoints' / str(step)).absolute()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(name): np.asarray(x)
+            for name, x in jax.tree_util.tree_leaves_with_path(restored)}
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    named = sorted((name, str(x.dtype), x.shape, x.tobytes()) for name, x in arrays.items())
+    return hashlib.sha256(repr(named).encode()).hexdigest()
+
+
+def assert_same_end(run: Path, undisturbed: Path, steps: int = STEPS) -> None:
+    """The same last state, bit for bit, and the same metrics, byte for byte, each step once."""
+    metrics = (run / 'metrics.jsonl').read_bytes()
+    logged = [json.loads(line)['step'] for line in metrics.splitlines()]
+    assert logged == list(range(5, steps + 1, 5))
+    assert metrics == (undisturbed / 'metrics.jsonl').read_bytes()
+    arrays = state(run, steps)
+    assert {'opt_state', 'params'} <= {re.match(r"\['(\w+)", name)[1] for name in arrays
+                                       if name != "['step']"}
+    assert digest(arrays) == digest(state(undisturbed, steps))
+
+
+def steps_saved(run: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (run / 'checkpoints').glob('*.json'))
+
+
+def wait_for(process, happened) -> None:
+    """Until `happened()`, which must be before the process ends."""
+    while not happened():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.001)
+
+
+def reached(run: Path, step: int):
+    """Whether the newest start of a run has logged a step from `step` on."""
+    def happened() -> bool:
+        path = run / 'timing.jsonl'
+        lines = path.read_text().split('\n')[:-1] if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        starts = [i for i, row in enumerate(rows) if row.get('event') == 'start']
+        return bool(starts) and any('seconds' in row and row.get('step', 0) >= step
+                                    for row in rows[starts[-1]:])
+    return happened
+
+
+def end(process) -> tuple[int, str]:
+    """(exit code, stderr) of a process that was signalled."""
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr
+
+
+def flip_a_byte(folder: Path, draw: random.Random) -> Path:
+    """Change one bit of one file below `folder`."""
+    path = draw.choice(sorted(path for path in folder.rglob('*') if path.is_file()))
+    data = bytearray(path.read_bytes())
+    data[draw.randrange(len(data))] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(here, start, run, trained, capsys):
+    steps = int(os.environ.get('XFORMER_KILL_STEPS', STEPS))
+    kills = int(os.environ.get('XFORMER_KILLS', 3))
+    command = (*COMMAND, f'--config.train.steps={steps}')
+    draw = random.Random(0)
+    killed, undisturbed = here / 'run', trained
+    if steps != STEPS:
+        undisturbed = here / 'undisturbed'
+        result = run(*command, '--workdir=undisturbed')
+        assert result.returncode == 0, result.stderr
+
+    moments = sorted(draw.sample(range(1, steps - 10), kills))
+    for happened in (killed.exists, *(reached(killed, step) for step in moments)):
+        process = start(*command, cwd=here)
+        wait_for(process, happened)
+        time.sleep(draw.uniform(0, 0.02))
+        process.kill()
+        assert end(process)[0] == -signal.SIGKILL
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert_same_end(killed, undisturbed, steps)
+    if {'XFORMER_KILL_STEPS', 'XFORMER_KILLS'} & os.environ.keys():
+        with capsys.disabled():
+            print(f'\nkilled at once and at steps {moments} of {steps}: '
+                  f'{digest(state(killed, steps))}\nundisturbed: '
+                  f'{digest(state(undisturbed, steps))}')
+
+
+def assert_second_writer_refused(first, here: Path, run) -> None:
+    """The same command, while the first is under way, changes nothing of its run."""
+    def sizes():
+        return {path: path.stat().st_size for path in here.rglob('*')}
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end too soon
+    before = sizes()
+    result = run(*COMMAND)
+    assert (result.returncode, result.stdout) == (2, '')
+    assert re.fullmatch(r'train: another process .* in run; .*\n', result.stderr)
+    assert sizes() == before
+    first.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize('number, happened', [
+    (signal.SIGTERM, reached(Path('run'), 5)), (signal.SIGINT, Path('run/manifest.json').exists)],
+    ids=['SIGTERM while training', 'SIGINT while compiling'])
+def test_a_signal_saves_and_the_same_command_goes_on(number, happened, here, start, run, trained,
+                                                     monkeypatch):
+    monkeypatch.chdir(here)
+    process = start(*COMMAND, cwd=here)
+    wait_for(process, happened)
+    if number == signal.SIGTERM:
+        assert_second_writer_refused(process, here, run)
+    process.send_signal(number)
+    code, stderr = end(process)
+    assert code == 75
+    stopped = re.search(rf'train: .*{number.name}.* saved at step ([0-9]+)\n$', stderr)
+    assert stopped, stderr
+    assert 'Traceback' not in stderr
+    assert 0 < int(stopped[1]) == steps_saved(here / 'run')[-1] < STEPS
+
+    result = run(*COMMAND)
+    assert result.returncode == 0
+    assert f'going on from step {stopped[1]}\n' in result.stderr
+    assert_same_end(here / 'run', trained)
+
+
+def test_a_finished_run_is_left_alone(mine, run, contents, rows):
+    before = contents(mine)
+    result = run('train', '--config=tiny.py', '--workdir=mine')
+    assert (result.returncode, result.stdout) == (0, '')
+    after = contents(mine)
+    touched = {name for name in before.keys() | after.keys()
+               if before.get(name, b'') != after.get(name, b'')}
+    assert {name for name in touched if not name.startswith('tensorboard/')} \
+        <= {'timing.jsonl', 'report.html'}
+    added = rows(mine / 'timing.jsonl')[before['timing.jsonl'].count(b'\n'):]
+    assert [row.get('event') for row in added] == ['start']
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(mine, run, trained):
+    damaged = flip_a_byte(mine / 'checkpoints' / str(STEPS), random.Random(1))
+    result = run('train', '--config=tiny.py', '--workdir=mine')
+    assert result.returncode == 0, result.stderr
+    assert 'damaged' in result.stderr
+    assert damaged.relative_to(mine / 'checkpoints').as_posix() in result.stderr
+    assert 'going on from step 50\n' in result.stderr
+    assert_same_end(mine, trained)
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_touched(mine, run, contents):
+    draw = random.Random(2)
+    for step in steps_saved(mine):
+        flip_a_byte(mine / 'checkpoints' / str(step), draw)
+    before = contents(mine)
+    result = run('train', '--config=tiny.py', '--workdir=mine')
+    assert (result.returncode, result.stdout) == (2, '')
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith('train: every checkpoint in') and '60, 50, 40' in said
+    assert 'Traceback' not in result.stderr
+    assert contents(mine) == before
+
+
+def test_divergence_keeps_the_last_good_state(here, run):
+    command = ('train', '--config=tiny.py', '--config.optim.clip_norm=0',
+               '--config.optim.peak_learning_rate=1e30')
+    result = run(*command, '--workdir=run')
+    assert (result.returncode, result.stdout) == (3, '')
+    said = re.search(r'\ntrain: update ([0-9]+) was not finite .* saved at step ([0-9]+)\..*\n$',
+                     result.stderr)
+    assert said, result.stderr
+    failed, kept = map(int, said.groups())
+    assert (failed, steps_saved(here / 'run')[-1]) == (kept + 1, kept)
+    arrays = state(here / 'run', kept)
+    assert int(arrays["['step']"]) == kept
+    assert all(np.isfinite(x).all() for x in arrays.values())
+
+    result = run(*command, '--workdir=until', f'--config.train.steps={kept}')
+    assert result.returncode == 0, result.stderr
+    assert digest(arrays) == digest(state(here / 'until', kept))

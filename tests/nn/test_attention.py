@@ -1,0 +1,199 @@
+"""Attention: every backend against the definition in loops, in values and in gradients."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xformer.nn.attention import BACKENDS, attention_weights, masked_softmax
+from xformer.nn.layers import dropout_factors
+from xformer.nn.masks import Mask
+
+B, T, S, N, H = 3, 5, 7, 2, 4
+
+
+def weights_by_loops(q_BTNH, k_BSNH, mask_BTS=None, bias_NTS=None):
+    """weights_BNTS in float64: equation 1, one number at a time."""
+    b_, t_, n_, h_ = q_BTNH.shape
+    s_ = k_BSNH.shape[1]
+    weights_BNTS = np.zeros((b_, n_, t_, s_))
+    for b, n, t in np.ndindex(b_, n_, t_):
+        scores = {}
+        for s in range(s_):
+            if mask_BTS is None or mask_BTS[b % len(mask_BTS), t, s]:
+                scores[s] = sum(float(q_BTNH[b, t, n, h]) * float(k_BSNH[b, s, n, h])
+                                for h in range(h_)) / math.sqrt(h_)
+                scores[s] += 0.0 if bias_NTS is None else float(bias_NTS[n, t, s])
+        highest = max(scores.values(), default=0.0)
+        total = sum(math.exp(score - highest) for score in scores.values())
+        for s, score in scores.items():
+            weights_BNTS[b, n, t, s] = math.exp(score - highest) / total
+    return weights_BNTS
+
+
+def by_loops(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None, drop_BNTS=None):
+    weights_BNTS = weights_by_loops(q_BTNH, k_BSNH, mask_BTS, bias_NTS)
+    if drop_BNTS is not None:
+        weights_BNTS = weights_BNTS * np.asarray(drop_BNTS, np.float64)
+    out_BTNH = np.zeros(q_BTNH.shape)
+    for b, n, t, s in np.ndindex(weights_BNTS.shape):
+        out_BTNH[b, t, n] += weights_BNTS[b, n, t, s] * np.asarray(v_BSNH[b, s, n], np.float64)
+    return out_BTNH
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def tensors(query_length=T, key_length=S):
+    return (normal(0, B, query_length, N, H), normal(1, B, key_length, N, H),
+            normal(2, B, key_length, N, H))
+
+
+def packed_mask():
+    segments = jnp.array([[1, 1, 1, 2, 2, 3, 0], [1, 2, 2, 2, 2, 2, 2], [1, 1, 0, 0, 0, 0, 0]])
+    return Mask(causal=True, query_segments_BT=segments, key_segments_BS=segments)
+
+
+LENGTHS = jnp.array([7, 3, 1])
+CASES = {  # name: (query length, mask, with a bias, with dropout)
+    'everywhere': (S, Mask(), False, False),
+    'causal': (S, Mask(causal=True), False, False),
+    'padded': (S, Mask(key_lengths_B=LENGTHS), False, False),
+    'packed': (S, packed_mask(), False, False),
+    'cross': (T, Mask(key_lengths_B=LENGTHS), False, False),
+    'windowed': (S, Mask(causal=True, window=2), False, False),
+    'biased': (S, Mask(causal=True), True, False),
+    'dropout': (T, Mask(key_lengths_B=LENGTHS), False, True),
+    'decoding': (2, Mask(causal=True, offset=jnp.array([0, 3, 5])), False, False),
+    'masked rows': (T, Mask(key_lengths_B=jnp.array([0, 7, 2])), False, False),
+    'all at once': (S, Mask(causal=True, window=3, key_lengths_B=jnp.array([0, 7, 2])), True, True),
+}
+
+
+@functools.cache
+def arguments(case: str) -> tuple[dict, dict]:
+    """What gradients are taken of, and the rest."""
+    query_length, mask, biased, dropped = CASES[case]
+    floats = dict(zip(('q_BTNH', 'k_BSNH', 'v_BSNH'), tensors(query_length)))
+    if biased:
+        floats['bias_NTS'] = normal(3, N, query_length, S)
+    fixed = {'mask_BTS': mask.to_bool(query_length, S)}
+    if dropped:
+        fixed['drop_BNTS'] = dropout_factors(jax.random.key(4), 0.5, (B, N, query_length, S))
+    return floats, fixed
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(backend: str, floats: dict, fixed: dict, cotangent):
+    out, pull_back = jax.vjp(lambda floats: BACKENDS[backend](**floats, **fixed), floats)
+    return out, pull_back(cotangent)[0]
+
+
+@functools.cache
+def results(backend: str, case: str):
+    """(output, gradients of its sum weighted by `cotangent`)."""
+    return value_and_gradients(backend, *arguments(case), cotangent(case))
+
+
+def cotangent(case: str) -> np.ndarray:
+    return normal(5, *arguments(case)[0]['q_BTNH'].shape)
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_every_backend_is_the_reference_in_values_and_gradients(backend, case):
+    out, gradients = results(backend, case)
+    expected, expected_gradients = results('reference', case)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    assert gradients.keys() == arguments(case)[0].keys()
+    for name, gradient in gradients.items():
+        assert np.isfinite(gradient).all()
+        np.testing.assert_allclose(gradient, expected_gradients[name], atol=5e-6, err_msg=name)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_the_reference_is_the_definition(case):
+    floats, fixed = arguments(case)
+    out, gradients = results('reference', case)
+    np.testing.assert_allclose(out, by_loops(**floats, **fixed), atol=2e-6)
+
+    # its gradients, along one random direction for each input, against finite differences
+    step = 1e-5
+    for name, value in floats.items():
+        direction = normal(6, *value.shape).astype(np.float64)
+        ahead, behind = (
+            (by_loops(**{**floats, name: value + sign * step * direction}, **fixed)
+             * cotangent(case)).sum() for sign in (1, -1))
+        assert (gradients[name] * direction).sum() == pytest.approx(
+            (ahead - behind) / (2 * step), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(backend):
+    out, gradients = results(backend, 'masked rows')
+    assert (out[0] == 0).all() and (out[1:] != 0).all()
+    for gradient in gradients.values():
+        assert (gradient[0] == 0).all() and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_masked_key_and_value_cannot_be_noticed(backend):
+    q, k, v = tensors()
+    mask_BTS = Mask(key_lengths_B=LENGTHS).to_bool(T, S)
+    hidden = (np.arange(S) >= np.asarray(LENGTHS)[:, None])[..., None, None]
+    attend = jax.jit(BACKENDS[backend])
+    np.testing.assert_array_equal(
+        attend(q, k, v, mask_BTS),
+        attend(q, np.where(hidden, 1e4, k), np.where(hidden, -1e30, v), mask_BTS))
+
+
+def test_weights_are_the_definition_and_masked_ones_exactly_zero():
+    q, k, _ = tensors()
+    bias_NTS = normal(3, N, T, S)
+    for mask in (Mask(causal=True), Mask(key_lengths_B=jnp.array([0, 7, 2]))):
+        mask_BTS = np.asarray(mask.to_bool(T, S))
+        weights_BNTS = np.asarray(attention_weights(q, k, mask_BTS, bias_NTS))
+        np.testing.assert_allclose(
+            weights_BNTS, weights_by_loops(q, k, mask_BTS, bias_NTS), atol=1e-6)
+        hidden_BNTS = np.broadcast_to(~mask_BTS[:, None], weights_BNTS.shape)
+        assert (weights_BNTS[hidden_BNTS] == 0).all() and (weights_BNTS[~hidden_BNTS] > 0).all()
+
+
+def test_softmax_of_huge_scores_is_finite():
+    scores = jnp.array([[1e30, 1e30, -1e30], [3e38, -3e38, 0.0]])
+    mask = jnp.array([[True, True, False], [False, True, True]])
+    np.testing.assert_array_equal(masked_softmax(scores, mask), [[0.5, 0.5, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(masked_softmax(scores, None), [[0.5, 0.5, 0], [1, 0, 0]])
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_scores_and_softmax_of_bfloat16_inputs_are_float32(backend, compiled):
+    """Scores near 40, where bfloat16 is 0.25 apart: rounding them would move weights by 10 %."""
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in tensors())
+    q = q + 8
+    k = k + 2
+    attention = jax.jit(BACKENDS[backend]) if compiled else BACKENDS[backend]
+    out = attention(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    expected = by_loops(*(np.asarray(x, np.float64) for x in (q, k, v)))
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.02)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_the_worked_example_of_the_course_notes_recomputed(backend):
+    """The notes print weights 0.417, 0.349, 0.234 and [28.8, 38.8]; their own numbers give these.
+
+    softmax([1.25, 1, 0.3] ÷ √2), by hand.
+    """
+    q = np.array([1.0, 0.5], np.float32).reshape(1, 1, 1, 2)
+    k = np.array([[1.0, 0.5], [0.5, 1.0], [0.2, 0.2]], np.float32).reshape(1, 3, 1, 2)
+    v = np.array([[10, 20], [30, 40], [50, 60]], np.float32).reshape(1, 3, 1, 2)
+    np.testing.assert_allclose(attention_weights(q, k)[0, 0, 0], [0.42575, 0.35677, 0.21748],
+                               atol=5e-6)
+    np.testing.assert_allclose(BACKENDS[backend](q, k, v)[0, 0, 0], [25.83453, 35.83453],
+                               atol=1e-4)
