@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         raise UserError('give either --split or --input=FILE, not both')
     name, pairs = values.split, None
     if values.input:
-        name, pairs = Path(values.input).stem, _read_tsv(values.input)
+        name, pairs = f'input-{Path(values.input).stem}', _read_tsv(values.input)
 
     run, generator, compilations = reading.open_model(values, config)
     from xformer.evaluate.alignment import align

@@ -7,6 +7,7 @@ Every field carries a one-line meaning, shown by `--help`.
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -208,6 +209,7 @@ def _cast(wanted: type, value: Any) -> Any:
 
 
 def to_json(config: Config) -> str:
+    """The configuration as indented JSON, a section per part."""
     return json.dumps(dataclasses.asdict(config), indent=2) + '\n'
 
 
@@ -252,6 +254,8 @@ def validate(config: Config) -> Config:
     flat = to_flat(config)
     for name, (low, high, closed) in _RANGES.items():
         value = flat[name]
+        if not math.isfinite(value):
+            raise UserError(f'{name} must be a finite number, not {value}')
         inside = low <= value <= high if closed else low <= value < high
         if not inside:
             bound = f'at least {low}' if high == _INFINITY else \

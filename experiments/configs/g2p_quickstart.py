@@ -13,14 +13,14 @@ from xformer.config import Config, DataConfig, DecodeConfig, ModelConfig, OptimC
 CONFIG = Config(
     model=ModelConfig(
         num_encoder_layers=2, num_decoder_layers=2, d_model=128, num_heads=4, d_ff=512,
-        max_length=64, norm_position='pre', dropout=0.1, layers='unroll'),
+        max_length=64, norm_position='pre', dropout=0.0, layers='unroll'),
     data=DataConfig(
         dataset='cmudict', lowercase_source=True, source_tokenizer='char',
         target_tokenizer='word', batch_tokens=4096, score_strip='012'),
     optim=OptimConfig(
-        schedule='linear', peak_learning_rate=2e-3, warmup_steps=100, clip_norm=1.0,
+        schedule='linear', peak_learning_rate=3e-3, warmup_steps=100, clip_norm=1.0,
         label_smoothing=0.1),
-    train=TrainConfig(steps=1650, eval_every=550, save_every=550),
+    train=TrainConfig(steps=1000, eval_every=500, save_every=500),
     decode=DecodeConfig(beam_size=4),
 )
 

@@ -5,9 +5,10 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,18 +58,24 @@ def shared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def start(shared) -> Callable[..., subprocess.Popen]:
+def start(shared) -> Iterator[Callable[..., subprocess.Popen]]:
     """start('train', '--config=...', cwd=..., env={...}): the command, under way."""
+    started = []
+
     def start(module: str, *args, cwd: Path, env: dict[str, str] | None = None, **streams):
         inherited = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
         streams = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.PIPE,
                    'stderr': subprocess.PIPE} | streams
-        return subprocess.Popen(
+        started.append(subprocess.Popen(
             [sys.executable, '-m', f'experiments.{module}', *map(str, args)], cwd=cwd,
             encoding='utf-8', env=inherited | {
-                'PYTHONPATH': str(ROOT), 'PYTHONUTF8': '1', 'JAX_PLATFORMS': 'cpu',
-                'XFORMER_CACHE': str(shared / 'cache')} | (env or {}), **streams)
-    return start
+                'PYTHONPATH': str(ROOT), 'PYTHONUTF8': '1', 'PYTHONFAULTHANDLER': '1',
+                'JAX_PLATFORMS': 'cpu',
+                'XFORMER_CACHE': str(shared / 'cache')} | (env or {}), **streams))
+        return started[-1]
+    yield start
+    for process in started:
+        process.kill()  # those that a failed test left behind
 
 
 @pytest.fixture(scope='session')
@@ -76,7 +83,11 @@ def finish(start) -> Callable[..., subprocess.CompletedProcess]:
     """As `start`, but run to its end; `text` goes to its standard input."""
     def finish(*args, text: str = '', **options) -> subprocess.CompletedProcess:
         with start(*args, stdin=subprocess.PIPE, **options) as process:
-            out, err = process.communicate(text, timeout=300)
+            try:
+                out, err = process.communicate(text, timeout=300)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # stderr then shows where it hangs
+                out, err = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
     return finish
 

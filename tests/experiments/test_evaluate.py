@@ -47,7 +47,9 @@ def evaluate(run, mine, contents, rows):
         assert result.returncode == 0, result.stderr
         after = contents(mine)
         changed = {name for name in after if before.get(name, b'') != after[name]}
-        assert all(name.startswith('eval') or name == 'report.html' for name in changed)
+        assert {name for name in changed if not name.startswith('eval')} \
+            <= {'report.html', 'timing.jsonl'}
+        assert after['timing.jsonl'].startswith(before['timing.jsonl'])
         assert before.keys() <= after.keys()
         named = [Path(line.removeprefix('results: ')) for line in result.stderr.splitlines()
                  if line.startswith('results: ')]

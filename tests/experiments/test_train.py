@@ -61,7 +61,9 @@ def steps_saved(run: Path) -> list[int]:
 
 def wait_for(process, happened) -> None:
     """Until `happened()`, which must be before the process ends."""
+    given_up = time.monotonic() + 300
     while not happened():
+        assert time.monotonic() < given_up
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.001)
 

@@ -232,3 +232,27 @@ def test_randomness_is_of_the_step_the_device_and_the_micro_batch():
     assert loss('pmap', 4, 1, step=1) != pytest.approx(devices, rel=1e-3)
     assert loss('pmap', 2, 1) != pytest.approx(devices, rel=1e-3)
     assert loss('mesh', 1, 2) != pytest.approx(micro_batches, rel=1e-3)
+
+
+class Steep(nn.Module):
+    """Logits that are a parameter times 1e25: at zero the loss is finite, its gradient huge."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, source_BS, source_lengths_B, inputs_BT):
+        logits_V = 1e25 * self.param('logits', nn.initializers.zeros, (V,))
+        return jnp.broadcast_to(logits_V, (*inputs_BT.shape, V))
+
+
+@pytest.mark.parametrize(('model', 'logit', 'finite'), [
+    (Steep, 0.0, 'loss'), (Noise, -np.inf, 'grad_norm')])
+def test_the_loss_alone_or_the_gradient_alone_may_be_bad(model, logit, finite):
+    run = training(*WHOLE, model=model)
+    state = run.state()
+    state.params['logits'] = jax.device_put(
+        jnp.zeros(V).at[5].set(logit), run.parallel.replicated)
+    before = bits(state)
+    state, metrics = run.train(state, BATCHES[0], 0)
+    assert [name for name in ('loss', 'grad_norm') if np.isfinite(metrics[name])] == [finite]
+    assert bits(state) == before

@@ -29,6 +29,8 @@ class Cache:
 
 
 class Seq2Seq(nn.Module):
+    """The model as a whole (`__call__`), and in the parts that decoding needs."""
+
     config: ModelConfig
 
     def setup(self):
@@ -38,7 +40,7 @@ class Seq2Seq(nn.Module):
         self.embedding = self.param('embedding', initial, shape)
         if not c.tie_embeddings:
             self.target_embedding = self.param('target_embedding', initial, shape)
-            self.output = Linear(c.vocab_size)
+            self.output = Linear(c.vocab_size, jnp.float32)
         self.encoder = Stack(c, c.num_encoder_layers)
         self.decoder = Stack(c, c.num_decoder_layers, cross=True)
         self.drop = Dropout(c.dropout)
@@ -99,7 +101,7 @@ class Seq2Seq(nn.Module):
 
     def _logits(self, x_BTD) -> jax.Array:
         if not self.config.tie_embeddings:
-            return self.output(x_BTD).astype(jnp.float32)
+            return self.output(x_BTD)
         flat = x_BTD.reshape(-1, x_BTD.shape[-1])
         logits = jnp.matmul(flat, self.embedding.T.astype(flat.dtype),
                             preferred_element_type=jnp.float32)

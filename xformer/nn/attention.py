@@ -32,7 +32,8 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 def attend_one_head(q_TH, k_SH, v_SH, mask_TS=None, bias_TS=None, drop_TS=None) -> jax.Array:
     """The definition, for one head of one example: softmax(q kᵀ / √H + bias) v."""
-    scores_TS = (q_TH @ k_SH.T).astype(jnp.float32) * q_TH.shape[-1] ** -0.5
+    scores_TS = jnp.matmul(q_TH, k_SH.T, preferred_element_type=jnp.float32)
+    scores_TS = scores_TS * q_TH.shape[-1] ** -0.5
     if bias_TS is not None:
         scores_TS = scores_TS + bias_TS
     weights_TS = masked_softmax(scores_TS, mask_TS)

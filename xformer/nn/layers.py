@@ -22,25 +22,28 @@ ACTIVATIONS = {
 }
 
 
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """x [..., I] @ kernel [I, O] + bias [O], in the type of x.
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array, out_type=None) -> jax.Array:
+    """x [..., I] @ kernel [I, O] + bias [O], in the type of x; summed and returned in `out_type`.
 
     The leading axes are flattened to one axis of tokens first: XLA's CPU backend takes twice as
     long for the kernel's gradient when it has to contract two axes.
     """
-    y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype) + bias.astype(x.dtype)[None]
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype),
+                   preferred_element_type=out_type)
+    return (y + bias.astype(y.dtype)[None]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Linear(nn.Module):
     """A linear map to `features`, Glorot-uniform kernel and zero bias."""
 
     features: int
+    out_type: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param('kernel', glorot_uniform, (x.shape[-1], self.features))
-        return linear(x, kernel, self.param('bias', nn.initializers.zeros, (self.features,)))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        return linear(x, kernel, bias, self.out_type)
 
 
 def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
@@ -54,6 +57,8 @@ def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array
 
 
 class LayerNorm(nn.Module):
+    """`layer_norm` with scale 1 and bias 0 to begin with."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1],)
@@ -75,13 +80,15 @@ def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.
     for axis in reversed(range(len(shape))):
         bits = bits + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    bits = bits * jnp.uint32(0x9E3779B9) ^ key0
-    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        bits = (bits ^ (bits >> shift)) * jnp.uint32(multiplier)
-    bits = (bits ^ (bits >> 16)) + key1
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
-    bits = bits ^ (bits >> 16)
+    bits = _hash(_hash(bits * jnp.uint32(0x9E3779B9) ^ key0) + key1)
     return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), 1.0 / (1.0 - rate), 0.0)
+
+
+def _hash(bits: jax.Array) -> jax.Array:
+    """A bijection of 32-bit integers in which every bit depends on every bit."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
 
 
 class Dropout(nn.Module):

@@ -18,6 +18,7 @@ from xformer.data.sources import read_pairs
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece')
 
 LOCK = '.lock'
+BEFORE_CONFIG = (LOCK, 'config.json.tmp')  # what a kill may leave before a folder is a run
 
 
 def check_folder(folder: Path, config: Config) -> None:
@@ -29,7 +30,7 @@ def check_folder(folder: Path, config: Config) -> None:
     if not path.exists():
         if folder.exists() and not folder.is_dir():
             raise UserError(f'{folder} is a file; choose another --workdir')
-        if folder.exists() and any(item.name != LOCK for item in folder.iterdir()):
+        if folder.exists() and any(item.name not in BEFORE_CONFIG for item in folder.iterdir()):
             raise UserError(f'{folder} is not empty and holds no run; choose another --workdir')
         return
     changes = diff(from_json(path.read_text(), str(path)), config)

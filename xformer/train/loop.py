@@ -40,7 +40,8 @@ def train(config: Config, folder: Path) -> TrainState:
 
     Raises UserError, NotFinite or Stopped; whichever it is, nothing that was saved is lost.
     """
-    check_folder(folder, config)
+    given = config
+    check_folder(folder, given)
     parallel = Parallel(config)
     with interruptible() as interrupt:
         corpus = prepare(config, say)
@@ -58,6 +59,7 @@ def train(config: Config, folder: Path) -> TrainState:
             return (pair_batch(corpus.stores['dev'], examples, shape) for shape, examples in dev)
 
         with only_writer(folder):
+            check_folder(folder, given)  # again: another process may have made it meanwhile
             create_folder(folder, config, corpus, parallel.describe())
             training = Training(config, folder, parallel, make_batch(0))
             training.telemetry.say(_opening(corpus, plan, training))

@@ -33,7 +33,9 @@ def make_schedule(config: Config) -> Schedule:
             return jnp.sqrt(warmup / n)
         if optim.schedule == 'constant':
             return jnp.ones_like(n)
-        begin = total * (1 - optim.decay_fraction) if optim.schedule == 'wsd' else warmup
+        begin = warmup
+        if optim.schedule == 'wsd':
+            begin = max(warmup, total * (1 - optim.decay_fraction))
         progress = jnp.clip((n - begin) / max(total - begin, 1), 0.0, 1.0)
         if optim.schedule == 'cosine':
             progress = (1 - jnp.cos(jnp.pi * progress)) / 2

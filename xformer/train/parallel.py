@@ -22,6 +22,8 @@ AXIS = 'data'
 
 
 class Parallel:
+    """The devices of a run, and how its state and batches lie on them."""
+
     def __init__(self, config: Config):
         wanted, there = config.parallel.devices, jax.devices()
         if wanted > len(there):
