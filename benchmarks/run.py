@@ -19,6 +19,9 @@ from xformer.config import UserError
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('suite', 'train-seq2seq', ['train-seq2seq'], 'what to measure: the '
                       "quickstart's training step", flag_values=values)
+    flags.DEFINE_enum('peer', 'eager', ['eager', 'eager-math'], "nn.Transformer as it comes, or "
+                      'with the attention that is fastest for short sequences',
+                      flag_values=values)
     flags.DEFINE_integer('repeats', 20, 'pairs of measurements', lower_bound=1,
                          flag_values=values)
     flags.DEFINE_string('output', None, 'result FILE.json, with the machine described',
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> None:
     import jax
     jax.config.update('jax_platforms', 'cpu')  # where the peer runs
     from benchmarks.train_seq2seq import measure
-    result = measure(values.repeats)
+    result = measure(values.repeats, values.peer)
     print(table(result))
     if output:
         output.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')

@@ -35,6 +35,18 @@ def test_linear_is_a_matrix_product(leading):
     np.testing.assert_allclose(linear(x, kernel, bias), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize('widths', [(6, 4), (4, 6), (5, 5)])
+def test_gradients_of_linear_are_those_of_a_matrix_product(widths):
+    x, kernel, bias = normal(0, 2, 5, widths[0]), normal(1, *widths), normal(2, widths[1])
+    cotangent = normal(3, 2, 5, widths[1])
+    out, pull_back = jax.vjp(linear, x, kernel, bias)
+    assert out.shape == cotangent.shape
+    for gradient, expected in zip(pull_back(cotangent), (
+            np.einsum('bto,io->bti', cotangent, kernel), np.einsum('bti,bto->io', x, cotangent),
+            cotangent.sum((0, 1)))):
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
 def test_a_linear_module_computes_in_the_type_of_its_input_from_float32_parameters():
     x = jnp.ones((2, 3, 8), jnp.bfloat16)
     params = Linear(4).init(jax.random.key(0), x)['params']

@@ -22,14 +22,36 @@ ACTIVATIONS = {
 }
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x_NI, kernel_IO, out_type):
+    """x kernel: the plain matrix product, with its own gradient only for the sake of speed."""
+    return jnp.matmul(x_NI, kernel_IO, preferred_element_type=out_type)
+
+
+def _product_gradient(out_type, saved, g_NO):
+    """(g kernelᵀ, xᵀ g). XLA's CPU backend is nearly twice as fast at xᵀ g when its longer side
+    comes last: a kernel that narrows gets (gᵀ x)ᵀ, behind a barrier lest XLA simplify it back.
+    """
+    x_NI, kernel_IO = saved
+    g_NO = g_NO.astype(x_NI.dtype)
+    if x_NI.shape[1] > g_NO.shape[1]:
+        kernel_gradient = jax.lax.optimization_barrier(g_NO.T @ x_NI).T
+    else:
+        kernel_gradient = x_NI.T @ g_NO
+    return g_NO @ kernel_IO.T, kernel_gradient
+
+
+_product.defvjp(lambda x_NI, kernel_IO, out_type: (_product(x_NI, kernel_IO, out_type),
+                                                   (x_NI, kernel_IO)), _product_gradient)
+
+
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array, out_type=None) -> jax.Array:
     """x [..., I] @ kernel [I, O] + bias [O], in the type of x; summed and returned in `out_type`.
 
     The leading axes are flattened to one axis of tokens first: XLA's CPU backend takes twice as
     long for the kernel's gradient when it has to contract two axes.
     """
-    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype),
-                   preferred_element_type=out_type)
+    y = _product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), out_type)
     return (y + bias.astype(y.dtype)[None]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
