@@ -132,6 +132,9 @@ def test_read_config(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='not a run folder .it holds no config.json'):
         read_config(tmp_path / 'empty')
+    (tmp_path / 'empty' / 'config.json').write_bytes(b'\xff{')
+    with pytest.raises(UserError, match='config.json is not UTF-8'):
+        read_config(tmp_path / 'empty')
 
 
 @pytest.mark.parametrize('changes', [
@@ -157,6 +160,9 @@ NONSENSE = [  # (changes, words of the sentence)
     ({'data.source_tokenizer': 'bpe'}, 'data.source_tokenizer=bpe needs data.target_tokenizer=bpe'),
     ({'data.target_tokenizer': 'unigram'}, 'data.target_tokenizer=unigram needs data.source'),
     ({'data.source_tokenizer': 'bpe', 'data.target_tokenizer': 'unigram'}, 'needs'),
+    ({'data.vocab_size': 99}, 'data.vocab_size has no effect'),
+    ({'data.train': '', 'data.dataset': 'x', 'data.format': 'lines'}, 'data.format has no effect'),
+    ({'decode.max_length': 513}, 'decode.max_length=513 is beyond'),
     ({'train.accumulate': 3}, 'data.batch_multiple=8 is not divisible by train.accumulate=3'),
     ({'optim.schedule': 'noam'}, 'optim.peak_learning_rate has no effect'),
     ({'optim.peak_learning_rate': 0.0}, 'needs optim.peak_learning_rate above 0'),

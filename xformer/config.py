@@ -236,7 +236,11 @@ def read_config(folder: Path) -> Config:
                 'is a file' if folder.exists() else 'does not exist')
         raise UserError(f'{folder} is not a run folder (it {what}); give the --workdir of a '
                         'training run')
-    return from_json(path.read_text(encoding='utf-8'), str(path))
+    try:
+        text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} is not UTF-8 text ({error}); restore it from a copy') from None
+    return from_json(text, str(path))
 
 
 def diff(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
@@ -306,6 +310,11 @@ def _whole_checks(config: Config):
         yield (kind in ('char', 'word') or kind == twin,
                f'data.{side}_tokenizer={kind} needs data.{other}_tokenizer={kind} too: '
                'the two sides share one vocabulary')
+    symbols = ('char', 'word')
+    yield (data.source_tokenizer not in symbols or data.vocab_size == DataConfig().vocab_size,
+           'data.vocab_size has no effect with char and word tokenizers; it is for bpe and unigram')
+    yield (not data.dataset or data.format == DataConfig().format,
+           'data.format has no effect with a named data.dataset')
     yield (data.batch_multiple % train.accumulate == 0,
            f'data.batch_multiple={data.batch_multiple} is not divisible by '
            f'train.accumulate={train.accumulate}; choose a multiple')

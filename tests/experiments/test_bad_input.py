@@ -40,7 +40,7 @@ def here(mine, shared, tmp_path) -> Path:
 
 
 PROGRESS = re.compile(r'training the tokenizers|vocabulary: [0-9]+ tokens|tokenising [a-z]+'
-                      r'|(train|dev|test): [0-9]+ pairs, .* dropped as too long'
+                      r'|(train|dev|test) split: [0-9]+ pairs, .* dropped as too long'
                       r'|[0-9]+ pairs, .* tokens in the vocabulary, .*|')
 
 

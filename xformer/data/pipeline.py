@@ -114,7 +114,7 @@ def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) ->
     store = build_store(
         folder, read_pairs(config.data, folder.name), tokenizers, split=folder.name,
         max_length=config.model.max_length, too_long=config.data.too_long)
-    say('{split}: {examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target '
+    say('{split} split: {examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target '
         'tokens, {dropped:,} pairs dropped as too long'.format_map(store.manifest))
     return store
 

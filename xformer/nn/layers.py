@@ -102,7 +102,7 @@ def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.
     for axis in reversed(range(len(shape))):
         bits = bits + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    bits = _hash(_hash(bits * jnp.uint32(0x9E3779B9) ^ key0) + key1)
+    bits = _hash(_hash(bits * jnp.uint32(0x9E3779B9) ^ _hash(key0 ^ _hash(key1))) + key1)
     return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), 1.0 / (1.0 - rate), 0.0)
 
 

@@ -27,7 +27,7 @@ class Mask:
     def to_bool(self, query_length: int, key_length: int) -> jax.Array | None:
         """mask_BTS, true where attention is allowed (B is 1 if nothing depends on the example).
 
-        None when every query sees every key.
+        None when no part is given: every query sees every key.
         """
         query_BT1 = jnp.reshape(self.offset, (-1, 1, 1)) + jnp.arange(query_length)[None, :, None]
         key_11S = jnp.arange(key_length)[None, None, :]

@@ -141,7 +141,8 @@ class Progress:
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
 
 def say(sentence: str) -> None:
