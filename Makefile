@@ -22,7 +22,8 @@ lint: $(VENV)/ready
 	@$(RUN) -m ruff check .
 
 bench: $(VENV)/bench-ready
-	@$(RUN) -m benchmarks.run --suite=train-seq2seq
+	@$(RUN) -m benchmarks.run --suite=train-seq2seq --peer=eager
+	@$(RUN) -m benchmarks.run --suite=train-seq2seq --peer=eager-math
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
