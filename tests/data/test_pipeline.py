@@ -22,7 +22,7 @@ def config(tmp_path, monkeypatch):
 def test_prepare_then_reuse(config, capfd):
     said = []
     corpus = prepare(config, said.append)
-    assert any('dev: ' in sentence for sentence in said)
+    assert any('dev split: ' in sentence for sentence in said)
     for split in SPLITS:
         pairs = list(read_pairs(config.data, split))
         assert len(corpus.stores[split]) == len(pairs) > 0
