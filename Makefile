@@ -1,4 +1,5 @@
 # make quickstart   from a clone to a trained model, measured, with a report
+# make smoke        every experiment that runs here, for some seconds: trained and measured
 # make test         lint and the whole test-suite; another interpreter: make test PYTHON=python3.13
 # make bench        train-step speed against PyTorch, side by side
 # Each makes its own environment first if it is missing. Needs only git, make and python3 >= 3.11.
@@ -8,12 +9,20 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(VERSION))
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/g2p_quickstart
+SMOKE ?= runs/smoke
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart smoke test lint bench clean
 
 quickstart: $(VENV)/ready
 	@$(RUN) -m experiments.train --config=g2p_quickstart --workdir=$(WORKDIR)
 	@$(RUN) -m experiments.evaluate --model=$(WORKDIR) --split=dev --show=15
+
+smoke: $(VENV)/ready
+	@for name in $$($(RUN) -m experiments.configs); do \
+	  echo "== $$name:smoke" && \
+	  $(RUN) -m experiments.train --config=$$name:smoke --workdir=$(SMOKE)/$$name && \
+	  $(RUN) -m experiments.evaluate --model=$(SMOKE)/$$name || exit 1; \
+	done
 
 test: lint
 	@$(RUN) -m pytest -n 2

@@ -5,10 +5,11 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from xformer.train.folder import commit_of_code
 
 WARM_UP = 2  # pairs that are run but not counted
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
@@ -53,7 +54,7 @@ def machine() -> dict:
         'platform': platform.platform(),
         'python': platform.python_version(),
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
-        'commit': _commit(),
+        'commit': commit_of_code(),
     }
 
 
@@ -61,13 +62,3 @@ def _cpu_model() -> str:
     cpuinfo = Path('/proc/cpuinfo')
     named = re.search(r'model name\s*: (.+)', cpuinfo.read_text() if cpuinfo.exists() else '')
     return named[1] if named else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The commit of the code, with '-dirty' where files differ from it; '' outside git."""
-    try:
-        return subprocess.run(
-            ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ''

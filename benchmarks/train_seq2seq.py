@@ -18,14 +18,14 @@ from experiments.configs import g2p_quickstart
 from xformer.compiled import Compilations
 from xformer.config import Config, ModelConfig, override, to_flat
 from xformer.data.plan import Shape
-from xformer.data.tokenizers import BOS, PAD, SPECIAL
-from xformer.models.seq2seq import Seq2Seq
+from xformer.models import build
 from xformer.nn.positions import sinusoidal
 from xformer.train.optimizer import make_schedule
 from xformer.train.parallel import Parallel
 from xformer.train.step import make_steps
 
 VOCAB_SIZE = 102  # of CMUdict: letters, phones and special tokens
+PAD, BOS, EOS, NUM_SPECIAL = 0, 1, 2, 4
 SHAPES = [(312, 7, 6), (240, 9, 8), (192, 11, 10), (136, 15, 14)]  # 97 % of the run's batches
 PEERS = {  # what may compute the attention
     'eager': [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # auto
@@ -72,7 +72,7 @@ def both(config: Config, peer: str = 'eager') -> tuple['Ours', 'Peer']:
 
 
 def random_batch(random: np.random.Generator, shape: Shape, vocab_size: int) -> dict:
-    """Random ids as `xformer.data.objectives.pair_batch` lays them out.
+    """Random ids as `xformer.data.objectives.pairs.Pairs` lays them out.
 
     Lengths are 70 to 100 % of the slots, which makes 87 % of them real, as in CMUdict.
     """
@@ -80,7 +80,7 @@ def random_batch(random: np.random.Generator, shape: Shape, vocab_size: int) -> 
 
     def side(slots):
         lengths_B = random.integers(math.ceil(0.7 * slots), slots, rows, np.int32, endpoint=True)
-        ids = random.integers(len(SPECIAL), vocab_size, (rows, slots), np.int32)
+        ids = random.integers(NUM_SPECIAL, vocab_size, (rows, slots), np.int32)
         return np.where(np.arange(slots) < lengths_B[:, None], ids, np.int32(PAD)), lengths_B
 
     (source_BS, source_lengths_B), (labels_BT, target_lengths_B) = side(S), side(T)
@@ -120,10 +120,9 @@ class Ours:
     def __init__(self, config: Config):
         parallel = Parallel(config)
         parallel.check_rows(SHAPES)
-        init, train, _ = parallel.compile(make_steps(config, Seq2Seq(config.model)))
+        init, train, _ = parallel.compile(make_steps(config, build(config)))
         self.place, self.train = parallel.place, Compilations().wrap('train_step', train)
-        ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-        self.state = init({'source_BS': ids, 'source_lengths_B': lengths, 'inputs_BT': ids})
+        self.state = init()
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.index = 0
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from xformer.config import Config, Ending, UserError, leaves, nearest, override, validate
+from xformer.checks import validate
+from xformer.config import Config, Ending, UserError, leaves, nearest, override
 
 REQUIRED = 'required'
 

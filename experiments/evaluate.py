@@ -4,29 +4,37 @@
     python -m experiments.evaluate --model=runs/g2p_quickstart --checkpoint=average-last:2
     python -m experiments.evaluate --model=runs/g2p_quickstart --config.decode.beam_size=1
     python -m experiments.evaluate --model=runs/g2p_quickstart --input=my_pairs.tsv
+    python -m experiments.evaluate --model=runs/lm_shakespeare_char --batches=20
 
-Prints the metrics, writes SPLIT.json, SPLIT.predictions.jsonl and SPLIT.alignments.jsonl (and .png)
-under eval/ in the run folder, and brings report.html up to date.
+A model of pairs writes its output for every source, which is scored (data.score); a language
+model, masked or not, is measured by its own objective. Prints the metrics and, where there is
+one, the floor that a trivial guess reaches; writes SPLIT.json (of pairs also
+SPLIT.predictions.jsonl and SPLIT.alignments.jsonl and .png) under eval/ in the run folder, and
+brings report.html up to date.
 """
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import DataConfig, UserError
+from xformer.config import Config, DataConfig, UserError
+from xformer.console import counting, say
 
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
     flags.DEFINE_enum('split', 'dev', ['dev', 'test'], 'held-out part of the data',
                       flag_values=values)
-    flags.DEFINE_string('input', None, 'a source<TAB>target file to measure on instead',
-                        flag_values=values)
+    flags.DEFINE_string('input', None, 'a file to measure on instead: source<TAB>target, or text '
+                        '(*.jsonl: JSON lines)', flag_values=values)
     flags.DEFINE_integer('show', 0, 'also print a table of this many predictions', lower_bound=0,
                          flag_values=values)
+    flags.DEFINE_integer('batches', 0, 'measure the objective on this many random batches only; '
+                         '0 takes all', lower_bound=0, flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -34,39 +42,85 @@ def main(argv: list[str]) -> None:
     config = reading.config_of(values)
     if values.input and values['split'].present:
         raise UserError('give either --split or --input=FILE, not both')
-    name, pairs = values.split, None
-    if values.input:
-        name, pairs = f'input-{Path(values.input).stem}', _read_tsv(values.input)
+    writes = config.model.family == 'seq2seq' and config.data.objective == 'pairs'
+    only_outputs = ['show', *(flag for flag in values if flag.startswith('config.decode.'))]
+    for flag in (['batches'] if writes else only_outputs):
+        if values[flag].present:
+            raise UserError(f'--{flag} has no effect on a model of model.family='
+                            f'{config.model.family} and data.objective={config.data.objective}')
+    name = f'input-{Path(values.input).stem}' if values.input else values.split
+    examples = _read(values.input, config) if values.input else None
 
-    run, generator, compilations = reading.open_model(values, config)
-    from xformer.evaluate.alignment import align
-    from xformer.evaluate.split import evaluate_pairs, group_references, is_right
+    cli.prepare_jax()
+    from xformer.compiled import Compilations
     from xformer.report import write_report
-    from xformer.run import held_out_pairs
-    pairs = pairs or held_out_pairs(run.folder, name)
-    with reading.counting(f'decoding {name}', len(group_references(pairs))) as progress:
-        metrics, predictions = evaluate_pairs(pairs, config, run.tokenizers, generator, progress)
-    pictured = [(row.source, row.prediction) for row in _spread(predictions, 6)]
-    alignments = align(pictured, run.model, config, run.params, run.tokenizers, compilations)
-
-    result = {
-        'metrics': metrics, 'split': name, 'examples': len(predictions),
-        'scoring': {'refs': 'any', 'strip': config.data.score_strip},
-        'decode': dataclasses.asdict(config.decode), 'checkpoint': run.checkpoint,
-        'fingerprint': run.manifest['data_fingerprint']}
-    _write(run.folder / 'eval', name, result, predictions, alignments)
-    with open(run.folder / 'timing.jsonl', 'a', encoding='utf-8') as timing:
-        for row in compilations.rows:
-            timing.write(json.dumps({'event': 'compile', **row}) + '\n')
-    _print(result, [(row, is_right(row.prediction, row.references, config.data))
-                    for row in _spread(predictions, values.show)])
-    reading.say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
+    from xformer.run import held_out, open_run
+    run = open_run(Path(values.model), config, values.checkpoint, say)
+    examples = examples or held_out(run.folder, name)
+    compilations = Compilations()
+    measured = (_outputs if writes else _objective)(run, examples, name, values, compilations)
+    result = {**measured, 'split': name, 'decode': dataclasses.asdict(config.decode),
+              'checkpoint': run.checkpoint, 'fingerprint': run.manifest['data_fingerprint']}
+    _write(run.folder / 'eval', name, result, compilations)
+    _print(result)
+    say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
 
 
-def _read_tsv(path: str) -> list:
-    from xformer.data.sources import read_pairs
+def _read(path: str, config: Config) -> list:
+    from xformer.data.sources import kind_of, read_examples
+    form = 'jsonl' if '.jsonl' in Path(path).name else config.data.format
+    if form == 'tsv' and kind_of(config.data) == 'texts':  # the run's data set was a named one
+        form = 'text' if config.data.objective == 'lm' else 'documents'
     # with dev and test files of its own, nothing is held out of the training file
-    return list(read_pairs(DataConfig(train=path, dev=path, test=path), 'train'))
+    data = DataConfig(objective=config.data.objective, format=form, train=path, dev=path,
+                      test=path)
+    return [example if isinstance(example, tuple) else list(example)
+            for example in read_examples(data, 'train')]
+
+
+def _outputs(run, pairs: list, name: str, values, compilations) -> dict:
+    """The model's outputs for all sources, scored; they and some alignments are written."""
+    from xformer.decode.generate import Generator
+    from xformer.evaluate import scores
+    from xformer.evaluate.alignment import align
+    from xformer.evaluate.split import evaluate_pairs, examples_of
+    config, data = run.config, run.config.data
+    generator = Generator(run.model, config, run.params, compilations)
+    with counting(f'decoding {name}', len(examples_of(pairs, config))) as progress:
+        metrics, predictions = evaluate_pairs(pairs, config, run.tokenizers, generator, progress)
+    alignments = align([(row.source, row.prediction) for row in _spread(predictions, 6)],
+                       run.model, config, run.params, run.tokenizers, compilations)
+    _write_outputs(run.folder / 'eval', name, predictions, alignments)
+    if values.show:
+        _show(_spread(predictions, values.show), data)
+    floors = scores.floor(data.score, [row.source for row in predictions],
+                          [row.references for row in predictions], data)
+    return {'metrics': metrics, 'floors': floors, 'examples': len(predictions),
+            'scoring': {'score': data.score, 'strip': data.score_strip}}
+
+
+def _objective(run, examples: list, name: str, values, compilations) -> dict:
+    """The model measured by the objective it was trained on."""
+    import math
+
+    from xformer.data.sources import kind_of
+    from xformer.data.store import build_store
+    from xformer.train.held_out import measure
+    config, data = run.config, run.config.data
+    with tempfile.TemporaryDirectory() as folder, counting(f'measuring {name}') as progress:
+        store = build_store(
+            Path(folder, name), examples, run.tokenizers, kind=kind_of(data), split=name,
+            max_length=config.model.max_length, too_long=data.too_long)
+        metrics, floors, labels = measure(
+            config, run.model, run.params, store, run.tokenizers,
+            run.manifest['data_fingerprint'], compilations, values.batches, progress)
+        counted = len(store)
+    if data.objective == 'lm' and not values.batches:
+        size = sum(len(sentence.encode()) for document in examples for sentence in document)
+        metrics['bits_per_byte'] = metrics['nll'] * labels / math.log(2) / size
+    return {'metrics': metrics, 'floors': floors, 'examples': counted,
+            'scoring': {'objective': data.objective, 'labels': labels,
+                        'batches': values.batches or 'all'}}
 
 
 def _spread(rows: list, count: int) -> list:
@@ -74,28 +128,43 @@ def _spread(rows: list, count: int) -> list:
     return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
 
 
-def _write(folder: Path, name: str, result: dict, predictions, alignments) -> None:
+def _write_outputs(folder: Path, name: str, predictions, alignments) -> None:
     from xformer.figures import draw_alignments
     from xformer.train.folder import write_atomically
     folder.mkdir(exist_ok=True)
     for kind, rows in (('predictions', [row._asdict() for row in predictions]),
                        ('alignments', [alignment.to_row() for alignment in alignments])):
-        write_atomically(folder / f'{name}.{kind}.jsonl', ''.join(
-            json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
+        write_atomically(folder / f'{name}.{kind}.jsonl', _lines(rows))
     (folder / f'{name}.alignments.png').write_bytes(draw_alignments(alignments))
+
+
+def _write(folder: Path, name: str, result: dict, compilations) -> None:
+    from xformer.train.folder import write_atomically
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f'{name}.timing.jsonl', _lines(
+        [{'event': 'compile', **row} for row in compilations.rows]))
     write_atomically(folder / f'{name}.json', json.dumps(result, indent=2) + '\n')
 
 
-def _print(result: dict, shown: list) -> None:
-    if shown:
-        print(f'  {"word":<16} {"predicted":<36} reference')
-    for row, right in shown:
-        mark, references = ' ' if right else '✗', ' | '.join(row.references)
-        print(f'{mark} {row.source:<16} {row.prediction:<36} {references}')
-    print(f'{result["split"]}: {result["examples"]:,} sources, {result["checkpoint"]}, beam '
-          f'{result["decode"]["beam_size"]}')
+def _lines(rows: list[dict]) -> str:
+    return ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+
+
+def _show(rows: list, data: DataConfig) -> None:
+    from xformer.evaluate.scores import is_right
+    print(f'  {"source":<16} {"predicted":<36} reference')
+    for row in rows:
+        mark = ' ' if is_right(row.prediction, row.references, data) else '✗'
+        print(f'{mark} {row.source:<16} {row.prediction:<36} {" | ".join(row.references)}')
+
+
+def _print(result: dict) -> None:
+    from xformer.evaluate.scores import plain
+    print(f'{result["split"]}: {result["examples"]:,} examples, {result["checkpoint"]}')
     for name, value in result['metrics'].items():
-        print(f'  {name:<20} {value:7.2%}')
+        floor = result['floors'].get(name, '')
+        beside = '' if isinstance(floor, str) else f'  (floor {plain(name, floor).strip()})'
+        print(f'  {name:<20} {plain(name, value)}{beside}')
 
 
 if __name__ == '__main__':

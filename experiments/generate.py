@@ -16,6 +16,7 @@ from absl import flags
 
 from experiments import cli, reading
 from xformer.config import UserError
+from xformer.console import counting, say
 
 
 def define(values: flags.FlagValues) -> None:
@@ -37,6 +38,10 @@ def main(argv: list[str]) -> None:
     if bool(values.prompt) == bool(values.input):
         raise UserError('give either --prompt=TEXT or --input=FILE (- for standard input)')
     config = reading.config_of(values)
+    if config.model.family != 'seq2seq':
+        raise UserError(f'--model={values.model} is a model of model.family='
+                        f'{config.model.family}, which writes no outputs for sources; give one of '
+                        'seq2seq')
     if values.num_outputs > config.decode.beam_size:
         raise UserError(f'--num_outputs={values.num_outputs} is more than decode.beam_size='
                         f'{config.decode.beam_size}; set --config.decode.beam_size too')
@@ -48,13 +53,13 @@ def main(argv: list[str]) -> None:
     texts = values.prompt or _read(values.input)
 
     run, generator, _ = reading.open_model(values, config)
-    from xformer.data.tokenizers import UNK
     from xformer.evaluate.split import encode_sources, predict
     sources = encode_sources(texts, config, run.tokenizers)
-    if unknown := sum(ids.count(UNK) for ids in sources):
-        reading.say(f'tokens of the input that the model has never seen, read as unknown: '
-                    f'{unknown:,}')
-    with reading.counting('decoding', len(texts)) as progress:
+    special = run.tokenizers.special
+    unknown = sum(ids.count(special.unk) for ids in sources)
+    if unknown and special.unk != special.eos:
+        say(f'tokens of the input that the model has never seen, read as unknown: {unknown:,}')
+    with counting('decoding', len(texts)) as progress:
         best = predict(sources, run.tokenizers, generator, progress)
     lines = ''.join(_line(source, outputs[:values.num_outputs], values.json) + '\n'
                     for source, outputs in zip(texts, best))
@@ -62,7 +67,7 @@ def main(argv: list[str]) -> None:
         sys.stdout.write(lines)
     else:
         output.write_text(lines, encoding='utf-8')
-        reading.say(f'{len(texts):,} outputs: {output}')
+        say(f'{len(texts):,} outputs: {output}')
 
 
 def _read(path: str) -> list[str]:

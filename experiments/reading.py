@@ -1,14 +1,12 @@
 """What the entry points share that read a trained model."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags
 
 from experiments import cli
 from xformer.config import Config, read_config
+from xformer.console import say
 
 
 def define(values: flags.FlagValues) -> None:
@@ -31,21 +29,3 @@ def open_model(values: flags.FlagValues, config: Config):
     run = open_run(Path(values.model), config, values.checkpoint, say)
     compilations = Compilations()
     return run, Generator(run.model, config, run.params, compilations), compilations
-
-
-def say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, if that is a terminal; call it with the number done so far."""
-    from rich import progress
-    from rich.console import Console
-    console = Console(stderr=True)
-    bar = progress.Progress(progress.TextColumn(what), progress.BarColumn(),
-                            progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
-                            console=console, transient=True, disable=not console.is_terminal)
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -5,6 +5,7 @@
     python -m experiments.train --config=g2p_quickstart --config.optim.peak_learning_rate=1e-3
     python -m experiments.train --config=g2p_quickstart --config.data.dataset= \\
         --config.data.train=my_pairs.tsv --workdir=runs/mine
+    python -m experiments.train --config=gpt2_124m --estimate
 
 The run folder receives the configuration, the tokenizers, checkpoints, metrics.jsonl,
 timing.jsonl, TensorBoard events and report.html.
@@ -17,6 +18,7 @@ from absl import flags
 
 from experiments import cli, configs
 from xformer.config import Config, to_json
+from xformer.console import say
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
 
@@ -27,6 +29,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string('workdir', None, 'run folder (default: runs/NAME)', flag_values=values)
     flags.DEFINE_boolean('print_config', False, 'show the configuration and stop',
                          flag_values=values)
+    flags.DEFINE_boolean('estimate', False, 'show parameters, batch and memory of a step without '
+                         'data or running it, and stop', flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -40,11 +44,23 @@ def main(argv: list[str]) -> None:
     folder = Path(values.workdir or f'runs/{name}')
 
     cli.prepare_jax()
+    if values.estimate:
+        _print_estimate(config)
+        return
     from xformer.report import write_report
     from xformer.train.loop import train
-    from xformer.train.telemetry import say
     train(config, folder)
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
+
+
+def _print_estimate(config: Config) -> None:
+    from xformer.train.estimate import estimate
+    needs = estimate(config)
+    print(f'parameters  {needs["parameters"]:,}')
+    print(f'state       {needs["state_bytes"] / 2**30:,.2f} GiB (parameters and optimizer)')
+    print(f'step        {needs["step_bytes"] / 2**30:,.2f} GiB besides, compiled for this machine')
+    for name, shape in needs['batch'].items():
+        print(f'{name:<22} {" × ".join(map(str, shape))}')
 
 
 if __name__ == '__main__':

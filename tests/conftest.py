@@ -23,3 +23,10 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cache')
     os.environ['XFORMER_CACHE'] = str(folder)
     return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_programs():
+    """Those of a module are dropped after it: all together they take gigabytes."""
+    yield
+    jax.clear_caches()

@@ -71,7 +71,9 @@ def complete(bare) -> Path:
     for split, per in (('dev', 0.1234), ('test', 0.0567)):
         write_rows(bare / 'eval' / f'{split}.predictions.jsonl', predictions(58))
         (bare / 'eval' / f'{split}.json').write_text(json.dumps({
-            'metrics': {'per': per, 'wer': 0.5, 'per_first': 1.2, 'bleu': 27.31}, 'split': split,
+            'metrics': {'per': per, 'wer': 0.5, 'per_first': 1.2, 'bleu': 27.31, 'rougeL': 7.5,
+                        'signature': HOSTILE},
+            'floors': {'bleu': 4.2, 'signature': HOSTILE}, 'split': split,
             'examples': 4321, 'scoring': {'refs': 'any', 'strip': '012'},
             'decode': dataclasses.asdict(CONFIG.decode), 'checkpoint': f'step 20 {HOSTILE}',
             'fingerprint': 'f00d' * 16, 'compilations': []}))
@@ -144,14 +146,31 @@ def test_every_section_is_there(complete):
 
 def test_headline_and_results(complete):
     page = Page(write_report(complete))
-    assert ('30 of 40 steps trained · dev: per 12.3%, wer 50.0%, bleu 27.31 · '
-            'test: per 5.7%, wer 50.0%, bleu 27.31') in page.text['']
-    rows = page.rows['Results']
-    for row in (['per', '12.3%'], ['per', '5.7%'], ['per_first', '120.0%'], ['bleu', '27.31'],
+    assert ('30 of 40 steps trained · dev: per 12.34%, wer 50.00%, bleu 27.31, rougeL 7.5 · '
+            'test: per 5.67%, wer 50.00%, bleu 27.31, rougeL 7.5') in page.text['']
+    rows = [[cell.strip() for cell in row] for row in page.rows['Results']]
+    for row in (['metric', 'value', 'floor'], ['per', '12.34%', ''], ['per', '5.67%', ''],
+                ['per_first', '120.00%', ''], ['bleu', '27.31', '4.2'], ['rougeL', '7.5', ''],
                 ['checkpoint', f'step 20 {HOSTILE}'], ['scoring.strip', '012'],
                 ['decode.beam_size', '4']):
         assert row in rows
     assert 'dev: 4,321 examples' in page.text['Results']
+
+
+def test_a_language_model_has_results_and_floors_but_no_predictions(bare):
+    (bare / 'eval').mkdir()
+    (bare / 'eval' / 'dev.json').write_text(json.dumps({
+        'metrics': {'nll': 1.5, 'accuracy': 0.625, 'perplexity': 4.4817},
+        'floors': {'nll': 2.25, 'accuracy': 0.125}, 'split': 'dev', 'examples': 3,
+        'scoring': {'objective': 'mlm', 'labels': 77, 'batches': 'all'}, 'decode': {},
+        'checkpoint': 'step 40', 'fingerprint': 'f00d' * 16}))
+    page = Page(write_report(bare))
+    assert 'dev: nll 1.5, accuracy 62.50%, perplexity 4.482' in page.text['']
+    rows = [[cell.strip() for cell in row] for row in page.rows['Results']]
+    for row in (['nll', '1.5', '2.25'], ['accuracy', '62.50%', '12.50%'],
+                ['perplexity', '4.482', ''], ['scoring.objective', 'mlm']):
+        assert row in rows
+    assert 'There are no predictions yet.' in page.text['Sample predictions']
 
 
 def test_learning_curves_name_the_best_step(complete):

@@ -7,7 +7,6 @@ Every field carries a one-line meaning, shown by `--help`.
 import dataclasses
 import difflib
 import json
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,18 +33,36 @@ def option(default: Any, meaning: str, choices: tuple = ()) -> Any:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    family: str = option('seq2seq', 'architecture', ('seq2seq',))
-    num_encoder_layers: int = option(6, 'encoder blocks')
-    num_decoder_layers: int = option(6, 'decoder blocks')
+    family: str = option('seq2seq', 'architecture', ('seq2seq', 'encoder', 'decoder'))
+    num_encoder_layers: int = option(6, 'encoder blocks; 0 in a decoder')
+    num_decoder_layers: int = option(6, 'decoder blocks; 0 in an encoder')
     d_model: int = option(512, 'width of the residual stream (D)')
-    num_heads: int = option(8, 'attention heads (N); d_model must be a multiple')
+    num_heads: int = option(8, 'attention heads (N)')
+    num_kv_heads: int = option(0, 'key and value heads (K), each for N/K query heads; 0 takes N')
+    head_width: int = option(0, 'width of a head (H); 0 takes d_model / num_heads')
     d_ff: int = option(2048, 'width of the feed-forward layer (F)')
     vocab_size: int = option(0, 'size of the vocabulary (V); 0 takes it from the tokenizer')
-    max_length: int = option(512, 'longest source or target in tokens, end token included')
-    activation: str = option('relu', 'of the feed-forward layer', ('relu', 'gelu', 'gelu_tanh'))
-    norm_position: str = option('post', 'LayerNorm after (original) or before', ('post', 'pre'))
-    positions: str = option('sinusoidal', 'position encoding', ('sinusoidal',))
-    tie_embeddings: bool = option(True, 'one matrix for source, target and output embeddings')
+    embedding_size: int = option(0, 'width of the token embeddings (E, as ALBERT); 0 takes d_model')
+    num_segments: int = option(0, 'segment embeddings (BERT: sentences A and B); 0 has none')
+    max_length: int = option(512, 'longest source or target in tokens, special tokens included')
+    activation: str = option('relu', 'of the feed-forward layer', (
+        'relu', 'gelu', 'gelu_tanh', 'silu', 'geglu', 'geglu_tanh', 'swiglu'))
+    norm: str = option('layer', 'LayerNorm or RMSNorm', ('layer', 'rms'))
+    norm_position: str = option('post', 'norm after (original) or before', ('post', 'pre'))
+    norm_epsilon: float = option(1e-6, 'added to the variance')
+    embedding_norm: bool = option(False, 'a norm after the embeddings (BERT, BART)')
+    positions: str = option('sinusoidal', 'position encoding', (
+        'sinusoidal', 'learned', 'rotary', 'relative', 'alibi', 'none'))
+    window: int = option(0, 'self-attention sees fewer than this many positions away; 0 sees all')
+    embedding_scale: str = option('input', 'embeddings × √D (original), or logits ÷ √D (T5)',
+                                  ('input', 'output', 'none'))
+    tie_embeddings: str = option('all', 'one matrix for source, target and output; for the two '
+                                 'inputs; or one each', ('all', 'inputs', 'none'))
+    biases: bool = option(True, 'in linear maps and LayerNorm')
+    share_layers: bool = option(False, 'all layers of a stack share one set of parameters (ALBERT)')
+    pooler: bool = option(False, 'encoder: a tanh layer on the first token (BERT)')
+    init: str = option('glorot', 'initialisation as in the papers', (
+        'glorot', 'bert', 'gpt2', 't5'))
     dropout: float = option(0.1, 'on embeddings and on the output of every sub-layer')
     attention_dropout: float = option(0.0, 'on the attention weights')
     activation_dropout: float = option(0.0, 'inside the feed-forward layer')
@@ -53,36 +70,56 @@ class ModelConfig:
     layers: str = option('scan', 'compile one block (scan) or all (unroll)', ('scan', 'unroll'))
     remat: bool = option(False, 'recompute activations in the backward pass to save memory')
     dtype: str = option('float32', 'compute type; parameters stay float32', ('float32', 'bfloat16'))
+    pad_id: int = option(-1, 'token that fills rows; -1 takes it from the tokenizer')
+    bos_id: int = option(-1, 'token that begins every output; -1 takes it from the tokenizer')
+    eos_id: int = option(-1, 'token that ends every output; -1 takes it from the tokenizer')
+
+
+SYMBOLS = ('char', 'word', 'bytes')
+TOKENIZERS = (*SYMBOLS, 'bpe', 'unigram', 'wordpiece', 'byte_bpe')
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: str = option('', 'name of a known data set; or give data.train')
+    objective: str = option('pairs', 'what is learnt: source to target, next token, masked tokens '
+                            '(with next sentence), T5 spans, BART denoising',
+                            ('pairs', 'lm', 'mlm', 'mlm_nsp', 'spans', 'denoise'))
+    dataset: str = option('', 'known data set, or several joined by +; or give data.train')
     train: str = option('', 'training file; for format=parallel SOURCE,TARGET')
     dev: str = option('', 'development file; empty holds out 3 % of train by hash')
     test: str = option('', 'test file; empty holds out 7 % of train by hash')
-    format: str = option('tsv', 'source<TAB>target, two files, or one text a line',
-                         ('tsv', 'parallel', 'lines'))
-    lowercase_source: bool = option(False, 'lower-case the source, here and when generating')
-    source_tokenizer: str = option('char', 'how a source becomes tokens',
-                                   ('char', 'word', 'bpe', 'unigram'))
-    target_tokenizer: str = option('char', 'how a target becomes tokens',
-                                   ('char', 'word', 'bpe', 'unigram'))
-    vocab_size: int = option(8000, 'pieces to train, for bpe and unigram')
+    format: str = option('tsv', 'of the files: source<TAB>target; two files; JSON lines; a text a '
+                         'line; a sentence a line and a blank line between documents; one text',
+                         ('tsv', 'parallel', 'jsonl', 'lines', 'documents', 'text'))
+    lowercase_source: bool = option(False, 'lower-case the source or text, here and in generation')
+    tokenizer: str = option('char', 'how text becomes tokens', TOKENIZERS)
+    target_tokenizer: str = option('', 'how a target becomes tokens; empty as data.tokenizer',
+                                   ('', *TOKENIZERS))
+    tokenizer_file: str = option('', 'read the tokenizer instead of training it: vocab.txt, '
+                                 'tokenizer.json, vocab.json (with merges.txt beside), *.model')
+    vocab_size: int = option(8000, 'pieces to train, for bpe, unigram, wordpiece and byte_bpe')
+    sequence_length: int = option(0, 'tokens of a text seen at once; 0 takes model.max_length')
+    noise_rate: float = option(0.15, 'share of tokens that mlm, spans and denoise hide')
+    mean_span: float = option(3.0, 'mean length of a hidden span, for spans and denoise')
+    whole_words: bool = option(False, 'mlm hides all pieces of a word together')
     batch_tokens: int = option(4096, 'token slots of a batch, source and target, padding included')
     batch_multiple: int = option(8, 'rows of every batch are a multiple of this')
     min_fill: float = option(0.85, 'least share of slots that hold real tokens; sets the buckets')
     max_buckets: int = option(8, 'most (source, target) length buckets')
     too_long: str = option('error', 'what to do with pairs beyond model.max_length',
-                           ('error', 'drop'))
-    score_strip: str = option('', 'characters removed from target tokens before scoring')
+                           ('error', 'drop', 'cut'))
+    score: str = option('errors', 'metrics of outputs: error rates, exact match, (tokenised) BLEU, '
+                        'ROUGE', ('errors', 'exact', 'bleu', 'bleu_tokenised', 'rouge'))
+    score_strip: str = option('', 'characters removed from target tokens before counting errors')
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: str = option('adamw', 'update rule', ('adam', 'adamw'))
+    optimizer: str = option('adamw', 'update rule', ('adam', 'adamw', 'adafactor'))
     schedule: str = option('inverse_sqrt', 'learning rate over steps',
-                           ('noam', 'inverse_sqrt', 'linear', 'cosine', 'wsd', 'constant'))
+                           (
+                               'noam', 'inverse_sqrt', 'rsqrt', 'linear', 'cosine', 'wsd',
+                               'constant'))
     peak_learning_rate: float = option(0.0, 'highest learning rate; 0 with noam, which sets it')
     noam_factor: float = option(1.0, 'factor of the noam schedule')
     warmup_steps: int = option(0, 'steps of linear warm-up')
@@ -175,7 +212,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
                  difflib.get_close_matches(name.split('.')[-1], by_leaf, n=1, cutoff=0.5)]
     if close:
         return f'; did you mean {close[0]!r}?'
-    return f'; there are: {", ".join(sorted(known))}' if len(known) <= 12 else '; see --help'
+    return f'; there are: {", ".join(sorted(known))}' if len(known) <= 30 else '; see --help'
 
 
 def parse_value(name: str, leaf: dataclasses.Field, value: Any) -> Any:
@@ -247,100 +284,6 @@ def diff(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """{'optim.beta2': (0.98, 0.999), ...}: the fields in which two configurations differ."""
     old, new = to_flat(before), to_flat(after)
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
-
-
-def validate(config: Config) -> Config:
-    """The same configuration, once it is known to make sense as a whole.
-
-    Raises UserError naming the field, the value and the mend. An option that would have no
-    effect under the others is refused, never ignored.
-    """
-    flat = to_flat(config)
-    for name, (low, high, closed) in _RANGES.items():
-        value = flat[name]
-        if not math.isfinite(value):
-            raise UserError(f'{name} must be a finite number, not {value}')
-        inside = low <= value <= high if closed else low <= value < high
-        if not inside:
-            bound = f'at least {low}' if high == _INFINITY else \
-                f'from {low} to {"" if closed else "below "}{high}'
-            raise UserError(f'{name} must be {bound}, not {value}')
-    for holds, message in _whole_checks(config):
-        if not holds:
-            raise UserError(message)
-    return config
-
-
-_INFINITY = float('inf')
-_RANGES = {  # name: (least, most, most is allowed)
-    **{name: (1, _INFINITY, False) for name in (
-        'model.num_encoder_layers', 'model.num_decoder_layers', 'model.d_model',
-        'model.num_heads', 'model.d_ff', 'model.max_length', 'data.vocab_size',
-        'data.batch_tokens', 'data.batch_multiple', 'data.max_buckets', 'train.steps',
-        'train.accumulate', 'train.log_every', 'train.eval_every', 'train.save_every',
-        'train.keep_last', 'decode.beam_size')},
-    **{name: (0, _INFINITY, False) for name in (
-        'model.vocab_size', 'optim.peak_learning_rate', 'optim.noam_factor',
-        'optim.warmup_steps', 'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon',
-        'train.seed', 'train.keep_best', 'parallel.devices', 'decode.alpha',
-        'decode.max_length')},
-    **{name: (0, 1, False) for name in (
-        'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
-        'optim.beta2', 'optim.label_smoothing', 'data.min_fill')},
-    **{name: (0, 1, True) for name in ('optim.final_fraction', 'optim.decay_fraction')},
-}
-
-
-def _whole_checks(config: Config):
-    model, data, optim, train = config.model, config.data, config.optim, config.train
-    default = OptimConfig()
-    yield (model.d_model % model.num_heads == 0,
-           f'model.d_model={model.d_model} is not divisible by model.num_heads='
-           f'{model.num_heads}; choose a multiple')
-    yield (model.d_model % 2 == 0,
-           f'model.d_model={model.d_model} must be even for sinusoidal positions')
-    yield (bool(data.dataset) != bool(data.train),
-           'set either data.dataset (a known data set) or data.train (your own file), '
-           f'not {"both" if data.train else "neither"}')
-    yield (not data.dataset or not (data.dev or data.test),
-           'data.dev and data.test go with data.train; a named data.dataset has its own splits')
-    for side in ('source', 'target'):
-        other = 'target' if side == 'source' else 'source'
-        kind, twin = getattr(data, f'{side}_tokenizer'), getattr(data, f'{other}_tokenizer')
-        yield (kind in ('char', 'word') or kind == twin,
-               f'data.{side}_tokenizer={kind} needs data.{other}_tokenizer={kind} too: '
-               'the two sides share one vocabulary')
-    symbols = ('char', 'word')
-    yield (data.source_tokenizer not in symbols or data.vocab_size == DataConfig().vocab_size,
-           'data.vocab_size has no effect with char and word tokenizers; it is for bpe and unigram')
-    yield (not data.dataset or data.format == DataConfig().format,
-           'data.format has no effect with a named data.dataset')
-    yield (data.batch_multiple % train.accumulate == 0,
-           f'data.batch_multiple={data.batch_multiple} is not divisible by '
-           f'train.accumulate={train.accumulate}; choose a multiple')
-    yield (config.decode.max_length <= model.max_length,
-           f'decode.max_length={config.decode.max_length} is beyond the '
-           f'model.max_length={model.max_length} tokens that the model takes')
-    noam = optim.schedule == 'noam'
-    yield (not noam or optim.peak_learning_rate == 0,
-           'optim.peak_learning_rate has no effect with optim.schedule=noam, which derives it '
-           'from d_model and warmup_steps; set optim.noam_factor instead')
-    yield (noam or optim.peak_learning_rate > 0,
-           f'optim.schedule={optim.schedule} needs optim.peak_learning_rate above 0')
-    yield (noam or optim.noam_factor == default.noam_factor,
-           f'optim.noam_factor has no effect with optim.schedule={optim.schedule}')
-    yield (optim.schedule not in ('noam', 'inverse_sqrt') or optim.warmup_steps > 0,
-           f'optim.schedule={optim.schedule} needs optim.warmup_steps above 0')
-    yield (optim.schedule in ('noam', 'inverse_sqrt', 'constant')
-           or optim.warmup_steps < train.steps,
-           f'optim.warmup_steps={optim.warmup_steps} leaves nothing of '
-           f'train.steps={train.steps} to decay in')
-    yield (optim.schedule == 'wsd' or optim.decay_fraction == default.decay_fraction,
-           f'optim.decay_fraction has no effect with optim.schedule={optim.schedule}')
-    yield (optim.schedule in ('linear', 'cosine', 'wsd') or optim.final_fraction == 0,
-           f'optim.final_fraction has no effect with optim.schedule={optim.schedule}')
-    yield (optim.optimizer == 'adamw' or optim.weight_decay == 0,
-           'optim.weight_decay has no effect with optim.optimizer=adam; use adamw')
 
 
 for _section in dataclasses.fields(Config):  # options are scalars, so each cast is defined

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xformer.config import Config, UserError, diff, leaves, read_config, to_flat
-from xformer.evaluate.split import is_right
+from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
 from xformer.train.folder import write_atomically
 from xformer.train.telemetry import read_rows
@@ -59,8 +59,9 @@ def _read_json(path: Path) -> dict:
 def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:
     parts = [f'{metrics[-1]["step"] if metrics else 0:,} of {config.train.steps:,} steps trained']
     for result in results:
-        main = {name: value for name, value in result['metrics'].items() if '_' not in name}
-        listed = ', '.join(f'{name} {_metric(name, value)}' for name, value in main.items())
+        main = {name: value for name, value in result['metrics'].items()
+                if '_' not in name and not isinstance(value, str)}
+        listed = ', '.join(f'{name} {plain(name, value).strip()}' for name, value in main.items())
         parts.append(f'{result["split"]}: {listed}')
     return _paragraph(' · '.join(parts), 'headline')
 
@@ -95,8 +96,9 @@ def _results(results: list[dict]) -> str:
     if not results:
         return _paragraph('Not evaluated yet.')
     parts = [_paragraph(
-        'per: edits (insertions, deletions, substitutions) ÷ tokens of the references. wer: share '
-        'of outputs that are wrong. Of several references the nearest counts; in _first the first. '
+        'Beside a value stands its floor, where there is one: what a trivial guess reaches. per: '
+        'edits (insertions, deletions, substitutions) ÷ tokens of the references. wer: share of '
+        'outputs that are wrong. Of several references the nearest counts; in _first the first. '
         'Characters in strip are disregarded; in _marked they count.')]
     for result in results:
         settings = {'checkpoint': result['checkpoint'], **{
@@ -105,8 +107,9 @@ def _results(results: list[dict]) -> str:
             'data fingerprint': result['fingerprint'][:12] + '…'}
         parts += [f'<h3>{html.escape(result["split"])}: {result["examples"]:,} examples</h3>\n',
                   '<div class="pair">',
-                  _table(('metric', 'value'), [(name, _metric(name, value)) for name, value
-                                               in result['metrics'].items()], ('value',)),
+                  _table(('metric', 'value', 'floor'), [
+                      (name, plain(name, value), plain(name, result['floors'].get(name, '')))
+                      for name, value in result['metrics'].items()], ('value', 'floor')),
                   _table(('setting', 'value'), [(name, _plain(value)) for name, value
                                               in settings.items()]),
                   '</div>\n']
@@ -215,11 +218,6 @@ def _picture(png: bytes, description: str, kind: str = '') -> str:
     width = int.from_bytes(png[16:20], 'big') // 2  # the header's; shown at half size
     return (f'<div class="scroll card {kind}"><img width="{width}" alt="{description}" '
             f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>\n')
-
-
-def _metric(name: str, value: float) -> str:
-    """Error rates are fractions, shown as percent; other metrics keep their own scale."""
-    return f'{value:.1%}' if name.split('_')[0] in ('per', 'wer') else f'{value:.4g}'
 
 
 def _plain(value: Any) -> str:

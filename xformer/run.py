@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from xformer.config import Config, UserError
-from xformer.data.sources import Pair
 from xformer.data.tokenizers import Tokenizers, load_tokenizers
-from xformer.models.seq2seq import Seq2Seq
+from xformer.models import build, init_params
 from xformer.train.checkpoint import read_params
 
 
@@ -22,7 +21,7 @@ class Run:
     config: Config
     manifest: dict
     tokenizers: Tokenizers
-    model: Seq2Seq
+    model: nn.Module
     params: dict
     checkpoint: str  # which: 'step 400', 'mean of steps 300, 400'
 
@@ -38,9 +37,8 @@ def open_run(folder: Path, config: Config, checkpoint: str, say: Callable[[str],
     except (OSError, ValueError) as error:
         raise UserError(f'cannot read {folder}/manifest.json ({error}); restore it from a copy'
                         ) from None
-    model = Seq2Seq(config.model)
-    ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), ids, lengths, ids)['params']
+    model = build(config)
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     device = SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
@@ -48,11 +46,11 @@ def open_run(folder: Path, config: Config, checkpoint: str, say: Callable[[str],
     return Run(folder, config, manifest, load_tokenizers(folder), model, params, description)
 
 
-def held_out_pairs(folder: Path, split: str) -> list[Pair]:
-    """The pairs of the dev or test split, as they were when the run began."""
+def held_out(folder: Path, split: str) -> list:
+    """The pairs or documents of the dev or test split, as they were when the run began."""
     path = folder / 'data' / f'{split}.jsonl'
     try:
-        return [tuple(json.loads(line)) for line in path.read_text(encoding='utf-8').splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f'cannot read the {split} split in {path} ({error}); give '
                         '--input=FILE instead') from None

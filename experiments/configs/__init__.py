@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob('*.py') if path.stem != '__init__')
+    return sorted(path.stem for path in FOLDER.glob('*.py') if not path.stem.startswith('__'))
 
 
 def load(spec: str) -> tuple[str, Config]:

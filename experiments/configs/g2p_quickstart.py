@@ -19,7 +19,7 @@ CONFIG = Config(
         num_encoder_layers=2, num_decoder_layers=2, d_model=128, num_heads=4, d_ff=512,
         max_length=64, norm_position='pre', dropout=0.0, layers='unroll'),
     data=DataConfig(
-        dataset='cmudict', lowercase_source=True, source_tokenizer='char',
+        dataset='cmudict', lowercase_source=True, tokenizer='char',
         target_tokenizer='word', batch_tokens=4096, score_strip='012'),
     optim=OptimConfig(
         schedule='linear', peak_learning_rate=3e-3, warmup_steps=100, clip_norm=1.0,

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import timing
 from xformer.config import Config, override
-from xformer.models.seq2seq import Seq2Seq
+from xformer.models import build, init_params
 from xformer.nn import layers
 from xformer.train.step import make_steps
 
@@ -44,11 +44,10 @@ def batch(suite):
 @functools.cache
 def weights(config: Config) -> dict:
     """Random weights in the shapes of our model's."""
-    ids, lengths = np.ones((1, 1), np.int32), np.ones(1, np.int32)
-    shapes = jax.eval_shape(Seq2Seq(config.model).init, jax.random.key(0), ids, lengths, ids)
+    shapes = jax.eval_shape(lambda: init_params(build(config), jax.random.key(0)))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32),
-                        shapes['params'])
+                        shapes)
 
 
 def two_peers(suite, config: Config, other: Config):
@@ -93,8 +92,8 @@ def test_both_sides_drop_the_same_places_at_the_same_rates(suite, batch, monkeyp
     monkeypatch.setattr(layers, 'dropout_factors', jax_factors)
     monkeypatch.setattr(suite.F, 'dropout', torch_dropout)
     monkeypatch.setattr(suite.F, 'scaled_dot_product_attention', torch_attention)
-    steps = make_steps(config, Seq2Seq(config.model))
-    jax.eval_shape(lambda: steps.train(steps.init(batch), batch, 0))
+    steps = make_steps(config, build(config))
+    jax.eval_shape(lambda: steps.train(steps.init(), batch, 0))
     peer.step(batch)
     assert sorted(ours) == sorted(entry for entry in theirs if entry[0])
     assert {rate for rate, _ in ours} == {0.1, 0.2, 0.3}
@@ -134,7 +133,7 @@ def test_the_result_can_be_recomputed_from_its_pairs(suite, monkeypatch):
     quick = override(BASE, {'model.max_length': 16, 'train.steps': 100})
     monkeypatch.setattr(suite.g2p_quickstart, 'CONFIG', quick)
     monkeypatch.setattr(suite, 'cpus', lambda: 1)
-    monkeypatch.setattr(suite, 'both', lambda config: two_peers(suite, config, config))
+    monkeypatch.setattr(suite, 'both', lambda config, *_: two_peers(suite, config, config))
     result = json.loads(json.dumps(suite.measure(3)))
     ratios = sorted(row['peer_seconds'] / row['ours_seconds'] for row in result['pairs'])
     assert list(result['ratio'].values()) == pytest.approx(ratios, abs=1e-3)

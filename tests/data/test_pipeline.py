@@ -1,13 +1,15 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xformer.config import Config, UserError, override
+from xformer.data import store as store_module
 from xformer.data.pipeline import prefetch, prepare
-from xformer.data.sources import SPLITS, read_pairs
+from xformer.data.sources import SPLITS, read_examples
 from xformer.data.tokenizers import train_tokenizers
 
 
@@ -19,21 +21,50 @@ def config(tmp_path, monkeypatch):
     return override(Config(), {'data.train': str(path), 'data.target_tokenizer': 'word'})
 
 
+@pytest.fixture
+def text_config(config, tmp_path):
+    path = tmp_path / 'texts'
+    path.write_text(''.join(f'Document {i}.\nEnd of {i}.\n\n' for i in range(500)))
+    return override(Config(), {'data.train': str(path), 'data.objective': 'lm',
+                               'data.format': 'documents', 'data.tokenizer': 'bytes'})
+
+
 def test_prepare_then_reuse(config, capfd):
     said = []
     corpus = prepare(config, said.append)
     assert any('dev split: ' in sentence for sentence in said)
     for split in SPLITS:
-        pairs = list(read_pairs(config.data, split))
+        pairs, columns = list(read_examples(config.data, split)), corpus.stores[split].columns
         assert len(corpus.stores[split]) == len(pairs) > 0
         for i, (source, target) in enumerate(pairs):
-            assert corpus.tokenizers.source.decode(corpus.stores[split].source(i)) == source
+            assert corpus.tokenizers.source.decode(columns['source'][i]) == source
             if split == 'train':  # elsewhere a target may hold a word that train has not
-                assert corpus.tokenizers.target.decode(corpus.stores[split].target(i)) == target
+                assert corpus.tokenizers.target.decode(columns['target'][i]) == target
     silence = []
     again = prepare(config, silence.append)
     assert silence == [] and again.fingerprint == corpus.fingerprint
     assert capfd.readouterr() == ('', '')
+
+
+def test_texts_become_sentences_of_documents(text_config):
+    said = []
+    corpus = prepare(text_config, said.append)
+    for split in SPLITS:
+        store = corpus.stores[split]
+        counted = f'{split} split: {len(store)} documents, {2 * len(store)} sentences, '
+        assert any(sentence.startswith(counted) for sentence in said)
+        for document, start in zip(read_examples(text_config.data, split), store.documents):
+            column = store.columns['text']
+            assert [corpus.tokenizers.source.decode(column[start + i]) for i in (0, 1)] == document
+    assert prepare(text_config).fingerprint == corpus.fingerprint
+
+
+def test_one_verbatim_text_has_no_test_split(text_config):
+    corpus = prepare(override(text_config, {'data.format': 'text'}))
+    assert [*corpus.stores] == ['train', 'dev']
+    halves = [corpus.tokenizers.source.decode(store.columns['text'].ids)
+              for store in corpus.stores.values()]
+    assert ''.join(halves) == Path(text_config.data.train).read_text()
 
 
 def test_a_moved_file_is_reused_and_a_changed_one_is_not(config, tmp_path):
@@ -48,22 +79,45 @@ def test_a_moved_file_is_reused_and_a_changed_one_is_not(config, tmp_path):
 
 @pytest.mark.parametrize('name, value', [
     ('data.lowercase_source', True), ('model.max_length', 64), ('data.too_long', 'drop'),
-    ('data.source_tokenizer', 'word'), ('data.format', 'lines')])
+    ('data.tokenizer', 'word'), ('data.format', 'lines')])
 def test_every_setting_that_matters_makes_its_own_stores(config, tmp_path, name, value):
     prepare(config)
     prepare(override(config, {name: value}))
     assert len(list((tmp_path / 'cache' / 'stores').iterdir())) == 2
 
 
-def test_settings_that_do_not_matter_share_the_stores(config):
-    prepare(config)
+@pytest.mark.parametrize('name, value', [('data.objective', 'mlm'), ('data.format', 'text')])
+def test_every_setting_of_texts_that_matters_makes_its_own_stores(
+        text_config, tmp_path, name, value):
+    prepare(text_config)
+    prepare(override(text_config, {name: value}))
+    assert len(list((tmp_path / 'cache' / 'stores').iterdir())) == 2
+
+
+def test_settings_that_do_not_matter_share_the_stores(config, text_config):
     said = []
+    prepare(config)
     prepare(override(config, {'data.batch_tokens': 99, 'data.vocab_size': 77}), said.append)
+    assert said == []
+    prepare(text_config)
+    prepare(override(text_config, {'model.max_length': 5, 'data.too_long': 'drop'}), said.append)
     assert said == []
 
 
-@pytest.mark.parametrize('name', ['train/source.bin', 'dev/manifest.json',
-                                  'tokenizers/tokenizer.json'])
+def test_another_tokenizer_file_of_the_same_name_makes_its_own_stores(config, tmp_path):
+    vocabulary, fingerprints = tmp_path / 'vocab.txt', set()
+    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    config = override(config, {
+        'data.tokenizer_file': str(vocabulary), 'data.tokenizer': 'wordpiece',
+        'data.target_tokenizer': ''})
+    for pieces in ('wT', 'Tw'):
+        digits = [*'0123456789', *(f'##{digit}' for digit in range(10))]
+        vocabulary.write_text('\n'.join([*special, *pieces, *digits]) + '\n')
+        fingerprints.add(prepare(config).fingerprint)
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize('name', ['train/source.ids.bin', 'dev/manifest.json', 'tokenizers/*.json'])
 def test_a_damaged_cache_is_made_again_and_said(config, tmp_path, name):
     first, said = prepare(config), []
     [path] = (tmp_path / 'cache' / 'stores').glob(f'*/{name}')
@@ -93,6 +147,42 @@ def test_mistakes_leave_no_store(config, tmp_path):
     with pytest.raises(UserError, match='max_length=3'):
         prepare(override(config, {'model.max_length': 3}))
     assert not list((tmp_path / 'cache').rglob('*.bin'))
+
+
+def test_a_killed_preparation_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, 'BATCH_ROWS', 50)
+    monkeypatch.setattr(store_module, 'COMMIT_CHARACTERS', 0)
+    encode, calls = store_module._encode, []
+
+    def killed(batch, tokenizers):
+        calls.append(batch)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return encode(batch, tokenizers)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, '_encode', killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config)
+    said = []
+    corpus = prepare(config, said.append)
+    assert said[:2] == ['tokenising train', 'going on with train after 200 examples, which an '
+                        'earlier attempt tokenised']
+    monkeypatch.setenv('XFORMER_CACHE', str(tmp_path / 'other'))
+    assert prepare(config).fingerprint == corpus.fingerprint
+
+
+def test_of_two_processes_one_prepares_and_the_other_waits(config):
+    said, corpora = {}, {}
+
+    def run(name):  # flock holds between open files, so two threads act as two processes do
+        corpora[name] = prepare(config, said.setdefault(name, []).append)
+    threads = [threading.Thread(target=run, args=[name]) for name in 'ab']
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert corpora['a'].fingerprint == corpora['b'].fingerprint
+    assert sum('tokenising train' in sentences for sentences in said.values()) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(config, tmp_path, monkeypatch):

@@ -1,64 +1,97 @@
 """Searches against brute force, and against a beam search in plain Python.
 
 The model is a table of random logits for every prefix, so that every prefix matters; the cache is
-the number of the prefix.
+the number of the prefix. Special tokens are a vocabulary's own, shared as in T5's and GPT-2's.
 """
 
 import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xformer.config import DecodeConfig
-from xformer.data import tokenizers
-from xformer.decode.search import BOS, EOS, PAD, beam_search, greedy, length_penalty
+from xformer.config import Config, DecodeConfig, ModelConfig
+from xformer.decode.search import beam_search, greedy, length_penalty
 
-V, T, B = 5, 4, 8
+T, B = 4, 8
+MOST = 5  # tokens in the largest vocabulary here
 LIMITS_B = np.array([4, 4, 4, 4, 3, 2, 1, 0], np.int32)
-TABLE = 2 * np.random.default_rng(0).normal(size=(B, (V + 1) ** T, V)).astype(np.float32)
+TABLE = 2 * np.random.default_rng(0).normal(size=(B, (MOST + 1) ** T, MOST)).astype(np.float32)
 PENALTIES = [('gnmt', 0.0), ('gnmt', 0.6), ('gnmt', 2.0), ('length', 0.5), ('length', 1.0)]
 
 
-def extend(ids_R1, cache):
-    number_R = cache['number'] * (V + 1) + ids_R1[:, 0] + 1
-    return jnp.asarray(TABLE)[cache['example'], number_R][:, None], cache | {'number': number_R}
+class Ids(NamedTuple):
+    """The special tokens of a vocabulary that has two more."""
+
+    pad: int
+    bos: int
+    eos: int
+
+    @property
+    def V(self) -> int:
+        return len(set(self)) + 2
+
+    @property
+    def others(self) -> list[int]:
+        return [token for token in range(self.V) if token not in self]
+
+    @property
+    def emitted(self) -> list[int]:
+        return sorted({*self.others, self.eos})
+
+
+OWN = Ids(0, 1, 2)
+SHARED = {'T5, pad begins': Ids(0, 0, 1), 'GPT-2, one for all': Ids(2, 2, 2),
+          'end is padding': Ids(1, 3, 1), 'end is begin': Ids(1, 0, 0)}
+CASES = [pytest.param(OWN, *penalty, id=f'{penalty}') for penalty in PENALTIES] + [
+    pytest.param(ids, 'gnmt', 0.6, id=name) for name, ids in SHARED.items()]
+every_case = pytest.mark.parametrize(('ids', 'penalty', 'alpha'), CASES)
+
+
+def extend(V, ids_R1, cache):
+    number_R = cache['number'] * (MOST + 1) + ids_R1[:, 0] + 1
+    return (jnp.asarray(TABLE)[cache['example'], number_R][:, None, :V],
+            cache | {'number': number_R})
 
 
 def reorder(cache, rows_R):
     return {name: value[rows_R] for name, value in cache.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def search(method: str, beam_size: int, penalty: str, alpha, limits_B):
-    config = DecodeConfig(beam_size=beam_size, length_penalty=penalty, alpha=alpha)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def search(method: str, beam_size: int, ids: Ids, penalty: str, alpha, limits_B):
+    config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos), decode=(
+        DecodeConfig(beam_size=beam_size, length_penalty=penalty, alpha=alpha)))
     cache = {'number': jnp.zeros(B * beam_size, jnp.int32),
              'example': jnp.repeat(jnp.arange(B), beam_size)}
+    step = functools.partial(extend, ids.V)
     if method == 'greedy':
-        return greedy(extend, cache, limits_B, T, config)
-    return beam_search(extend, reorder, cache, limits_B, T, config)
+        return greedy(step, cache, limits_B, T, config)
+    return beam_search(step, reorder, cache, limits_B, T, config)
 
 
 @functools.cache
-def searched(method: str, beam_size: int, penalty: str, alpha: float):
+def searched(method: str, beam_size: int, ids: Ids, penalty: str, alpha: float):
     """[example][k] -> (tokens, score); outputs of length 0 are left out."""
     ids_BKT, lengths_BK, scores_BK = jax.device_get(
-        search(method, beam_size, penalty, alpha, LIMITS_B))
+        search(method, beam_size, ids, penalty, alpha, LIMITS_B))
     assert ids_BKT.shape == (B, beam_size, T)
     for ids_T, length in zip(ids_BKT.reshape(-1, T), lengths_BK.ravel()):
-        assert (ids_T[length:] == PAD).all() and not np.isin(ids_T[:length], (PAD, BOS)).any()
-        assert not (ids_T[:max(length - 1, 0)] == EOS).any()
+        assert (ids_T[length:] == ids.pad).all() and np.isin(ids_T[:length], ids.emitted).all()
+        assert not (ids_T[:max(length - 1, 0)] == ids.eos).any()
     return [[(tuple(ids_BKT[b, k, :length].tolist()), float(scores_BK[b, k]))
              for k, length in enumerate(lengths_BK[b]) if length] for b in range(B)]
 
 
-def log_p(b: int, prefix: tuple, token: int) -> float:
-    """log p(token | prefix): of all V tokens, although PAD and BOS are never chosen."""
-    number = functools.reduce(lambda number, token: number * (V + 1) + token + 1, (BOS, *prefix), 0)
-    logits = TABLE[b, number].astype(np.float64)
+def log_p(b: int, ids: Ids, prefix: tuple, token: int) -> float:
+    """log p(token | prefix): of all V tokens, although some are never chosen."""
+    number = functools.reduce(lambda number, token: number * (MOST + 1) + token + 1,
+                              (ids.bos, *prefix), 0)
+    logits = TABLE[b, number, :ids.V].astype(np.float64)
     return logits[token] - math.log(np.exp(logits).sum())
 
 
@@ -67,30 +100,29 @@ def penalised(tokens: tuple, total: float, penalty: str, alpha: float) -> float:
     return total / ((5 + n) / 6) ** alpha if penalty == 'gnmt' else total / n**alpha
 
 
-def score(b: int, tokens: tuple, penalty: str, alpha: float) -> float:
-    total = sum(log_p(b, tokens[:t], token) for t, token in enumerate(tokens))
+def score(b: int, ids: Ids, tokens: tuple, penalty: str, alpha: float) -> float:
+    total = sum(log_p(b, ids, tokens[:t], token) for t, token in enumerate(tokens))
     return penalised(tokens, total, penalty, alpha)
 
 
-def all_outputs(b: int):
+def all_outputs(b: int, ids: Ids):
     """Every sequence that ends in EOS within the limit, or has as many tokens without it."""
-    others = [token for token in range(V) if token not in (PAD, BOS, EOS)]
     for length in range(1, LIMITS_B[b] + 1):
-        for prefix in itertools.product(others, repeat=length - 1):
-            yield (*prefix, EOS)
+        for prefix in itertools.product(ids.others, repeat=length - 1):
+            yield (*prefix, ids.eos)
             if length == LIMITS_B[b]:
-                yield from ((*prefix, token) for token in others)
+                yield from ((*prefix, token) for token in ids.others)
 
 
-def plain_beam_search(b: int, beam_size: int, penalty: str, alpha: float):
+def plain_beam_search(b: int, beam_size: int, ids: Ids, penalty: str, alpha: float):
     """From the docstring of `beam_search`, for one example."""
     alive, complete = [((), 0.0)], []
     for length in range(1, LIMITS_B[b] + 1):
-        best = sorted((((*prefix, token), total + log_p(b, prefix, token))
-                       for prefix, total in alive for token in range(V)
-                       if token not in (PAD, BOS)), key=lambda pair: -pair[1])
-        complete += [pair for pair in best[:beam_size] if pair[0][-1] == EOS]
-        alive = [pair for pair in best if pair[0][-1] != EOS][:beam_size]
+        best = sorted((((*prefix, token), total + log_p(b, ids, prefix, token))
+                       for prefix, total in alive for token in ids.emitted),
+                      key=lambda pair: -pair[1])
+        complete += [pair for pair in best[:beam_size] if pair[0][-1] == ids.eos]
+        alive = [pair for pair in best if pair[0][-1] != ids.eos][:beam_size]
         if length == LIMITS_B[b]:
             complete += alive
         complete.sort(key=lambda pair: -penalised(*pair, penalty, alpha))
@@ -106,54 +138,67 @@ def assert_same(found, expected):
                                rtol=1e-5, atol=1e-6)
 
 
-def test_special_tokens_are_the_tokenizers():
-    assert (PAD, BOS, EOS) == (tokenizers.PAD, tokenizers.BOS, tokenizers.EOS)
-
-
-@pytest.mark.parametrize(('penalty', 'alpha'), PENALTIES)
-def test_a_wide_beam_finds_every_output_in_order(penalty, alpha):
-    beams = searched('beam', 40, penalty, alpha)
+@every_case
+def test_a_wide_beam_finds_every_output_in_order(ids, penalty, alpha):
+    beams = searched('beam', 40, ids, penalty, alpha)
     assert len(beams[0]) == 2**0 + 2**1 + 2**2 + 2**3 + 2**4 and not beams[-1]
     for b, found in enumerate(beams):
-        expected = sorted(((tokens, score(b, tokens, penalty, alpha)) for tokens in all_outputs(b)),
-                          key=lambda pair: -pair[1])
+        expected = sorted(((tokens, score(b, ids, tokens, penalty, alpha))
+                           for tokens in all_outputs(b, ids)), key=lambda pair: -pair[1])
         assert_same(found, expected)
 
 
 @pytest.mark.parametrize('beam_size', [1, 2, 3])
-@pytest.mark.parametrize(('penalty', 'alpha'), PENALTIES)
-def test_a_narrow_beam_is_the_plain_one(beam_size, penalty, alpha):
-    for b, found in enumerate(searched('beam', beam_size, penalty, alpha)):
-        assert_same(found, plain_beam_search(b, beam_size, penalty, alpha))
+@every_case
+def test_a_narrow_beam_is_the_plain_one(beam_size, ids, penalty, alpha):
+    for b, found in enumerate(searched('beam', beam_size, ids, penalty, alpha)):
+        assert_same(found, plain_beam_search(b, beam_size, ids, penalty, alpha))
 
 
 @pytest.mark.parametrize('beam_size', [2, 3])
-@pytest.mark.parametrize(('penalty', 'alpha'), PENALTIES)
-def test_outputs_are_sorted_distinct_and_scored_by_their_own_tokens(beam_size, penalty, alpha):
-    for b, found in enumerate(searched('beam', beam_size, penalty, alpha)):
+@every_case
+def test_outputs_are_sorted_distinct_and_scored_by_their_own_tokens(beam_size, ids, penalty, alpha):
+    for b, found in enumerate(searched('beam', beam_size, ids, penalty, alpha)):
         scores = [each for _, each in found]
         assert scores == sorted(scores, reverse=True)
         assert len({tokens for tokens, _ in found}) == len(found)
         for tokens, each in found:
-            assert tokens in set(all_outputs(b))
-            assert each == pytest.approx(score(b, tokens, penalty, alpha), rel=1e-5)
+            assert tokens in set(all_outputs(b, ids))
+            assert each == pytest.approx(score(b, ids, tokens, penalty, alpha), rel=1e-5)
 
 
-@pytest.mark.parametrize(('penalty', 'alpha'), PENALTIES)
-def test_greedy_takes_the_most_probable_token_and_is_a_beam_of_one(penalty, alpha):
-    found = searched('greedy', 1, penalty, alpha)
-    for b, beam in enumerate(searched('beam', 1, penalty, alpha)):
+@every_case
+def test_greedy_takes_the_most_probable_token_and_is_a_beam_of_one(ids, penalty, alpha):
+    found = searched('greedy', 1, ids, penalty, alpha)
+    for b, beam in enumerate(searched('beam', 1, ids, penalty, alpha)):
         assert_same(found[b], beam)
         tokens = ()
-        while len(tokens) < LIMITS_B[b] and EOS not in tokens:
-            tokens += (max((t for t in range(V) if t not in (PAD, BOS)),
-                           key=lambda token: log_p(b, tokens, token)),)
-        assert_same(found[b], [(tokens, score(b, tokens, penalty, alpha))] if tokens else [])
+        while len(tokens) < LIMITS_B[b] and ids.eos not in tokens:
+            tokens += (max(ids.emitted, key=lambda token: log_p(b, ids, tokens, token)),)
+        assert_same(found[b], [(tokens, score(b, ids, tokens, penalty, alpha))] if tokens else [])
+
+
+@pytest.mark.parametrize('ids', [OWN, *SHARED.values()])
+@pytest.mark.parametrize(('method', 'beam_size'), [('greedy', 1), ('beam', 2)])
+def test_the_end_token_is_emitted_whatever_else_it_stands_for(method, beam_size, ids):
+    """Its log-probability is the highest, so it is the best output of all, alone."""
+    def certain(ids_R1, cache):
+        logits_V = jnp.where(jnp.arange(ids.V) == ids.eos, 5.0, 0.0)
+        return jnp.broadcast_to(logits_V, (len(ids_R1), 1, ids.V)), cache
+
+    config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos),
+                    decode=DecodeConfig(beam_size=beam_size, alpha=0.0))
+    limits_B = jnp.array([3, 1])
+    found = greedy(certain, None, limits_B, 3, config) if method == 'greedy' else \
+        beam_search(certain, lambda cache, rows_R: cache, None, limits_B, 3, config)
+    for ids_KT, lengths_K, scores_K in zip(*jax.device_get(found)):
+        assert lengths_K[0] == 1 and ids_KT[0].tolist() == [ids.eos, ids.pad, ids.pad]
+        assert scores_K[0] == pytest.approx(5 - math.log(math.exp(5) + ids.V - 1), rel=1e-5)
 
 
 def test_each_example_has_a_limit_of_its_own():
     for name, beam_size in (('greedy', 1), ('beam', 3)):
-        found = searched(name, beam_size, 'gnmt', 0.6)
+        found = searched(name, beam_size, OWN, 'gnmt', 0.6)
         for outputs, limit in zip(found, LIMITS_B):
             assert bool(outputs) == (limit > 0)
             assert all(len(tokens) <= limit for tokens, _ in outputs)

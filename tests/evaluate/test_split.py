@@ -3,22 +3,18 @@
 import pytest
 
 from xformer.config import Config, UserError, override
-from xformer.data.tokenizers import EOS, train_tokenizers
+from xformer.data.tokenizers import train_tokenizers
 from xformer.decode.generate import Output
-from xformer.evaluate.split import (
-    encode_sources,
-    evaluate_pairs,
-    group_references,
-    is_right,
-    predict,
-)
+from xformer.evaluate.scores import is_right
+from xformer.evaluate.split import encode_sources, evaluate_pairs, examples_of, predict
 
-CONFIG = override(Config(), {'data.source_tokenizer': 'char', 'data.target_tokenizer': 'word',
+CONFIG = override(Config(), {'data.tokenizer': 'char', 'data.target_tokenizer': 'word',
                              'data.lowercase_source': True, 'data.score_strip': '012',
                              'model.max_length': 6})
 PAIRS = [('ab', 'AH0 B'), ('b', 'B IY1'), ('ab', 'EY1 B IY1'), ('a', 'EY1')]
 ANSWERS = {'ab': 'EY0 B IY0', 'b': 'B', 'a': 'EY1'}
 TOKENIZERS = train_tokenizers(CONFIG.data, [*PAIRS, *ANSWERS.items()])
+EOS = TOKENIZERS.special.eos
 
 
 def generator(sources, progress=lambda done: None):
@@ -30,10 +26,25 @@ def generator(sources, progress=lambda done: None):
              Output([*TOKENIZERS.target.encode('B B B'), EOS], -0.7)] for text in texts]
 
 
-def test_references_of_a_source_are_grouped_in_order():
-    assert group_references(PAIRS) == {
-        'ab': ['AH0 B', 'EY1 B IY1'], 'b': ['B IY1'], 'a': ['EY1']}
-    assert list(group_references(PAIRS)) == ['ab', 'b', 'a']
+@pytest.mark.parametrize('kind', ['errors', 'exact'])
+def test_references_of_a_source_are_grouped_in_order(kind):
+    assert examples_of(PAIRS, override(CONFIG, {'data.score': kind})) == [
+        ('ab', ['AH0 B', 'EY1 B IY1']), ('b', ['B IY1']), ('a', ['EY1'])]
+
+
+@pytest.mark.parametrize('kind', ['bleu', 'bleu_tokenised', 'rouge'])
+def test_published_scores_are_of_the_pairs_as_they_are(kind):
+    config = override(CONFIG, {'data.score': kind, 'data.score_strip': ''})
+    assert examples_of(PAIRS, config) == [(source, [target]) for source, target in PAIRS]
+    _, predictions = evaluate_pairs(PAIRS, config, TOKENIZERS, generator)
+    assert [row.source for row in predictions] == [source for source, _ in PAIRS]
+
+
+def test_exact_match_by_hand():
+    """Stress counts here: of ab, b and a only the last is a reference."""
+    config = override(CONFIG, {'data.score': 'exact', 'data.score_strip': ''})
+    rates, predictions = evaluate_pairs(PAIRS, config, TOKENIZERS, generator)
+    assert rates == {'exact_match': pytest.approx(1 / 3)} and len(predictions) == 3
 
 
 def test_rates_by_hand():
@@ -82,6 +93,22 @@ def test_sources_are_prepared_and_end_in_eos():
 def test_sources_that_cannot_be_decoded_are_named(texts, message):
     with pytest.raises(UserError, match=message):
         encode_sources(texts, CONFIG, TOKENIZERS)
+
+
+def test_what_is_too_long_is_cut_where_training_cut_it():
+    config = override(CONFIG, {'data.too_long': 'cut'})
+    whole = TOKENIZERS.source.encode('abbabab')
+    assert encode_sources(['abbabab', 'abbab', 'abb'], config, TOKENIZERS) == [
+        [*whole[:5], EOS], [*whole[:5], EOS], [*whole[:3], EOS]]
+    with pytest.raises(UserError, match='input 1 is empty'):
+        encode_sources([''], config, TOKENIZERS)
+
+
+@pytest.mark.parametrize('too_long', ['error', 'drop'])
+def test_without_cutting_what_is_too_long_is_refused(too_long):
+    config = override(CONFIG, {'data.too_long': too_long})
+    with pytest.raises(UserError, match='input 1 .*has 8 tokens.*takes 6'):
+        encode_sources(['abbabab'], config, TOKENIZERS)
 
 
 def test_right_is_what_the_word_error_rate_counts_as_right():

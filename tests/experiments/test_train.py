@@ -123,6 +123,43 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(here, start, run, traine
                   f'{digest(state(undisturbed, steps))}')
 
 
+TEXTS = ('--config.data.dataset=sentences', '--config.data.train=', '--config.data.score_strip=',
+         '--config.data.target_tokenizer=', '--config.data.tokenizer=word',
+         '--config.model.max_length=24', '--config.data.batch_tokens=512')
+FAMILIES = {
+    'encoder': ('--config.model.family=encoder', '--config.model.num_decoder_layers=0',
+                '--config.data.objective=mlm_nsp', '--config.model.pooler=true',
+                '--config.model.num_segments=2'),
+    'decoder': ('--config.model.family=decoder', '--config.model.num_encoder_layers=0',
+                '--config.data.objective=lm', '--config.model.positions=rotary'),
+    'spans': ('--config.data.objective=spans', '--config.model.positions=relative'),
+    'denoise': ('--config.data.objective=denoise', '--config.model.positions=learned'),
+}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_every_family_goes_on_after_a_kill_as_if_undisturbed(family, here, start, run):
+    """Trained on generated texts with dropout and accumulation, killed once, and measured."""
+    flags = (*TEXTS, *FAMILIES[family], '--config.train.steps=20')
+    result = run('train', '--config=tiny.py', '--workdir=undisturbed', *flags)
+    assert result.returncode == 0, result.stderr
+    process = start('train', '--config=tiny.py', '--workdir=run', *flags, cwd=here)
+    wait_for(process, reached(here / 'run', 10))
+    process.kill()
+    assert end(process)[0] == -signal.SIGKILL
+    result = run('train', '--config=tiny.py', '--workdir=run', *flags)
+    assert result.returncode == 0, result.stderr
+    assert_same_end(here / 'run', here / 'undisturbed', steps=20)
+
+    measured = run('evaluate', '--model=run')
+    assert measured.returncode == 0, measured.stderr
+    metrics = json.loads((here / 'run' / 'eval' / 'dev.json').read_text())['metrics']
+    last = json.loads((here / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert metrics['nll'] == pytest.approx(last['dev/nll'], rel=1e-5)  # the same masks and spans
+    refused = run('generate', '--model=run', '--prompt=the')
+    assert refused.returncode == (2 if family in ('encoder', 'decoder') else 0), refused.stderr
+
+
 def assert_second_writer_refused(first, here: Path, run) -> None:
     """The same command, while the first is under way, changes nothing of its run."""
     def sizes():

@@ -16,7 +16,7 @@ TINY = ModelConfig(num_encoder_layers=2, num_decoder_layers=2, d_model=16, num_h
                    vocab_size=13, dropout=0.0)
 CONFIGS = {
     'post, tied': TINY,
-    'pre, untied': dataclasses.replace(TINY, norm_position='pre', tie_embeddings=False,
+    'pre, untied': dataclasses.replace(TINY, norm_position='pre', tie_embeddings='none',
                                        activation='gelu', layers='unroll',
                                        num_encoder_layers=1, num_decoder_layers=1),
 }
@@ -127,9 +127,10 @@ def np_forward(variant: str, example: int):
     source, inputs = SOURCE_BS[example, :LENGTHS_B[example]], INPUTS_BT[example]
     memory_SD = np_stack(np_embed(p['embedding'], source), p['encoder'], config, None,
                          maps['encoder'])
-    table_VD = p['embedding'] if config.tie_embeddings else p['target_embedding']
+    table_VD = p['embedding'] if config.tie_embeddings == 'all' else p['target_embedding']
     x_TD = np_stack(np_embed(table_VD, inputs), p['decoder'], config, memory_SD, maps['decoder'])
-    logits_TV = x_TD @ table_VD.T if config.tie_embeddings else np_linear(x_TD, p['output'])
+    logits_TV = x_TD @ table_VD.T if config.tie_embeddings == 'all' else \
+        np_linear(x_TD, p['output'])
     return logits_TV, maps
 
 
@@ -144,10 +145,12 @@ def test_logits_are_those_of_plain_numpy(variant):
 
 @VARIANTS
 def test_attention_maps_are_those_of_plain_numpy(variant):
-    params, look = compiled(variant, 'attention_maps')
+    params, look = compiled(variant, 'look')
     maps = look({'params': params}, *BATCH)
     assert {part: set(names) for part, names in maps.items()} == {
-        'encoder': {'self'}, 'decoder': {'self', 'cross'}}
+        'encoder': {'self', 'hidden'}, 'decoder': {'self', 'cross', 'hidden'}}
+    assert maps['encoder']['hidden'].shape[1:] == (3, 6, 16)
+    assert maps['decoder']['hidden'].shape[1:] == (3, 5, 16)
     for example, length in enumerate(LENGTHS_B):
         _, expected = np_forward(variant, example)
         for part, name in (('encoder', 'self'), ('decoder', 'self'), ('decoder', 'cross')):
@@ -211,7 +214,7 @@ def test_hypotheses_that_share_a_memory_are_as_if_it_were_repeated():
     _, extend = compiled(variant, 'extend')
     inputs_RT = RNG.integers(1, 13, (3 * beam_size, 4)).astype(np.int32)
     cache = start({'params': params}, SOURCE_BS, LENGTHS_B, beam_size, 5)
-    assert cache.layers[0].cross_k_CSNH.shape[0] == 3  # kept once for each example
+    assert cache.layers[0].cross_k_CSKH.shape[0] == 3  # kept once for each example
     parts = []
     for ids_RT in np.split(inputs_RT, 2, axis=1):
         part, cache = extend({'params': params}, ids_RT, cache)
@@ -238,7 +241,7 @@ def test_an_example_without_a_source_does_no_harm():
                                   logits_of(variant, *BATCH)[[0, 2]])
 
 
-@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('tied', ['all', 'inputs', 'none'])
 @pytest.mark.parametrize('position', ['post', 'pre'])
 def test_number_of_parameters_by_hand(position, tied):
     D, F, V, encoders, decoders = 12, 20, 11, 3, 2
@@ -249,7 +252,8 @@ def test_number_of_parameters_by_hand(position, tied):
     expected = (encoders * (attention + feed_forward + 2 * norm)
                 + decoders * (2 * attention + feed_forward + 3 * norm)
                 + (2 * norm if position == 'pre' else 0)
-                + (V * D if tied else 2 * V * D + D * V + V))
+                + {'all': V * D, 'inputs': V * D + D * V + V,
+                   'none': 2 * V * D + D * V + V}[tied])
     shapes = jax.eval_shape(Seq2Seq(config).init, jax.random.key(0), *BATCH)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
 
@@ -309,6 +313,14 @@ def test_dropout_repeats_with_its_key_and_only_with_it():
     assert (dropped(keys[0]) != dropped(keys[1])).all(axis=-1).any()
 
 
+def test_without_biases_there_is_none_anywhere():
+    config = dataclasses.replace(TINY, biases=False, tie_embeddings='none', norm_position='pre',
+                                 activation='geglu')
+    names = {'/'.join(part.key for part in path)
+             for path, _ in jax.tree_util.tree_leaves_with_path(random_params(config))}
+    assert not [name for name in names if 'bias' in name]
+
+
 # ---- PyTorch's own layers with the same weights ----
 
 def torch_attention(module, p, torch):
@@ -362,11 +374,11 @@ def test_layers_are_those_of_pytorch(variant):
     for layer in layers(torch.nn.TransformerEncoderLayer, 'encoder', config.num_encoder_layers):
         x = layer(x, src_key_padding_mask=padding)
     memory = finish(x, 'encoder')
-    table_VD = p['embedding'] if config.tie_embeddings else p['target_embedding']
+    table_VD = p['embedding'] if config.tie_embeddings == 'all' else p['target_embedding']
     y = torch.tensor(np.stack([np_embed(table_VD, ids) for ids in INPUTS_BT]))
     ahead = torch.tensor(~np.tri(5, dtype=bool))
     for layer in layers(torch.nn.TransformerDecoderLayer, 'decoder', config.num_decoder_layers):
         y = layer(y, memory, tgt_mask=ahead, memory_key_padding_mask=padding)
     y = finish(y, 'decoder').detach().numpy()
-    logits_BTV = y @ table_VD.T if config.tie_embeddings else np_linear(y, p['output'])
+    logits_BTV = y @ table_VD.T if config.tie_embeddings == 'all' else np_linear(y, p['output'])
     np.testing.assert_allclose(logits_of(variant, *BATCH), logits_BTV, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +13,20 @@ from xformer.nn.attention import BACKENDS, attention_weights, masked_softmax
 from xformer.nn.layers import dropout_factors
 from xformer.nn.masks import Mask
 
-B, T, S, N, H = 3, 5, 7, 2, 4
+B, T, S, N, H = 3, 5, 7, 4, 2
 
 
-def weights_by_loops(q_BTNH, k_BSNH, mask_BTS=None, bias_NTS=None):
-    """weights_BNTS in float64: equation 1, one number at a time."""
+def weights_by_loops(q_BTNH, k_BSKH, mask_BTS=None, bias_NTS=None):
+    """weights_BNTS in float64: equation 1, one number at a time; neighbouring heads share keys."""
     b_, t_, n_, h_ = q_BTNH.shape
-    s_ = k_BSNH.shape[1]
+    s_, k_ = k_BSKH.shape[1:3]
     weights_BNTS = np.zeros((b_, n_, t_, s_))
+    q64, k64 = q_BTNH.astype(np.float64), k_BSKH.astype(np.float64)
     for b, n, t in np.ndindex(b_, n_, t_):
         scores = {}
         for s in range(s_):
             if mask_BTS is None or mask_BTS[b % len(mask_BTS), t, s]:
-                scores[s] = sum(float(q_BTNH[b, t, n, h]) * float(k_BSNH[b, s, n, h])
-                                for h in range(h_)) / math.sqrt(h_)
+                scores[s] = float(q64[b, t, n] @ k64[b, s, n * k_ // n_]) / math.sqrt(h_)
                 scores[s] += 0.0 if bias_NTS is None else float(bias_NTS[n, t, s])
         highest = max(scores.values(), default=0.0)
         total = sum(math.exp(score - highest) for score in scores.values())
@@ -34,13 +35,14 @@ def weights_by_loops(q_BTNH, k_BSNH, mask_BTS=None, bias_NTS=None):
     return weights_BNTS
 
 
-def by_loops(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None, drop_BNTS=None):
-    weights_BNTS = weights_by_loops(q_BTNH, k_BSNH, mask_BTS, bias_NTS)
+def by_loops(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None, drop_BNTS=None):
+    weights_BNTS = weights_by_loops(q_BTNH, k_BSKH, mask_BTS, bias_NTS)
+    v_BSNH = np.repeat(v_BSKH.astype(np.float64), N // v_BSKH.shape[2], axis=2)
     if drop_BNTS is not None:
         weights_BNTS = weights_BNTS * np.asarray(drop_BNTS, np.float64)
     out_BTNH = np.zeros(q_BTNH.shape)
     for b, n, t, s in np.ndindex(weights_BNTS.shape):
-        out_BTNH[b, t, n] += weights_BNTS[b, n, t, s] * np.asarray(v_BSNH[b, s, n], np.float64)
+        out_BTNH[b, t, n] += weights_BNTS[b, n, t, s] * v_BSNH[b, s, n]
     return out_BTNH
 
 
@@ -48,9 +50,9 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def tensors(query_length=T, key_length=S):
-    return (normal(0, B, query_length, N, H), normal(1, B, key_length, N, H),
-            normal(2, B, key_length, N, H))
+def tensors(query_length=T, key_heads=N):
+    return (normal(0, B, query_length, N, H), normal(1, B, S, key_heads, H),
+            normal(2, B, S, key_heads, H))
 
 
 def packed_mask():
@@ -59,44 +61,60 @@ def packed_mask():
 
 
 LENGTHS = jnp.array([7, 3, 1])
-CASES = {  # name: (query length, mask, with a bias, with dropout)
-    'everywhere': (S, Mask(), False, False),
-    'causal': (S, Mask(causal=True), False, False),
-    'padded': (S, Mask(key_lengths_B=LENGTHS), False, False),
-    'packed': (S, packed_mask(), False, False),
-    'cross': (T, Mask(key_lengths_B=LENGTHS), False, False),
-    'windowed': (S, Mask(causal=True, window=2), False, False),
-    'biased': (S, Mask(causal=True), True, False),
-    'dropout': (T, Mask(key_lengths_B=LENGTHS), False, True),
-    'decoding': (2, Mask(causal=True, offset=jnp.array([0, 3, 5])), False, False),
-    'masked rows': (T, Mask(key_lengths_B=jnp.array([0, 7, 2])), False, False),
-    'all at once': (S, Mask(causal=True, window=3, key_lengths_B=jnp.array([0, 7, 2])), True, True),
+MASKED_ROWS = jnp.array([0, 7, 2])
+
+
+class Case(NamedTuple):
+    """Queries, what they see, and what else acts on the weights."""
+
+    query_length: int = S
+    mask: Mask = Mask()
+    biased: bool = False
+    dropped: bool = False
+    key_heads: int = N
+
+
+CASES = {
+    'everywhere': Case(),
+    'causal': Case(mask=Mask(causal=True)),
+    'padded': Case(mask=Mask(key_lengths_B=LENGTHS)),
+    'packed': Case(mask=packed_mask()),
+    'cross': Case(T, Mask(key_lengths_B=LENGTHS)),
+    'windowed': Case(mask=Mask(causal=True, window=2)),
+    'biased': Case(mask=Mask(causal=True), biased=True),
+    'dropout': Case(T, Mask(key_lengths_B=LENGTHS), dropped=True),
+    'decoding': Case(2, Mask(causal=True, offset=jnp.array([0, 3, 5]))),
+    'masked rows': Case(T, Mask(key_lengths_B=MASKED_ROWS)),
+    'all at once': Case(S, Mask(causal=True, window=3, key_lengths_B=MASKED_ROWS), True, True),
+    'grouped': Case(key_heads=2),
+    'grouped, packed': Case(mask=packed_mask(), key_heads=2),
+    'grouped, masked rows': Case(T, Mask(key_lengths_B=MASKED_ROWS), key_heads=2),
+    'grouped, all at once': Case(S, Mask(causal=True, window=3, key_lengths_B=MASKED_ROWS), True,
+                                 True, key_heads=2),
+    'one key head': Case(T, Mask(key_lengths_B=LENGTHS), True, True, key_heads=1),
 }
 
 
 @functools.cache
-def arguments(case: str) -> tuple[dict, dict]:
+def arguments(name: str) -> tuple[dict, dict]:
     """What gradients are taken of, and the rest."""
-    query_length, mask, biased, dropped = CASES[case]
-    floats = dict(zip(('q_BTNH', 'k_BSNH', 'v_BSNH'), tensors(query_length)))
-    if biased:
-        floats['bias_NTS'] = normal(3, N, query_length, S)
-    fixed = {'mask_BTS': mask.to_bool(query_length, S)}
-    if dropped:
-        fixed['drop_BNTS'] = dropout_factors(jax.random.key(4), 0.5, (B, N, query_length, S))
+    case = CASES[name]
+    floats = dict(zip(('q_BTNH', 'k_BSKH', 'v_BSKH'), tensors(case.query_length, case.key_heads)))
+    if case.biased:
+        floats['bias_NTS'] = normal(3, N, case.query_length, S)
+    mask_BTS = case.mask.to_bool(case.query_length, S)
+    fixed = {'mask_BTS': None if mask_BTS is None else np.asarray(mask_BTS)}
+    if case.dropped:
+        fixed['drop_BNTS'] = dropout_factors(jax.random.key(4), 0.5, (B, N, case.query_length, S))
     return floats, fixed
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def value_and_gradients(backend: str, floats: dict, fixed: dict, cotangent):
-    out, pull_back = jax.vjp(lambda floats: BACKENDS[backend](**floats, **fixed), floats)
-    return out, pull_back(cotangent)[0]
 
 
 @functools.cache
 def results(backend: str, case: str):
     """(output, gradients of its sum weighted by `cotangent`)."""
-    return value_and_gradients(backend, *arguments(case), cotangent(case))
+    floats, fixed = arguments(case)
+    out, pull_back = jax.vjp(lambda floats: BACKENDS[backend](**floats, **fixed), floats)
+    return out, pull_back(jnp.asarray(cotangent(case)))[0]
 
 
 def cotangent(case: str) -> np.ndarray:
@@ -132,9 +150,10 @@ def test_the_reference_is_the_definition(case):
             (ahead - behind) / (2 * step), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize('case', ['masked rows', 'grouped, masked rows'])
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(backend):
-    out, gradients = results(backend, 'masked rows')
+def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(backend, case):
+    out, gradients = results(backend, case)
     assert (out[0] == 0).all() and (out[1:] != 0).all()
     for gradient in gradients.values():
         assert (gradient[0] == 0).all() and np.isfinite(gradient).all()
@@ -151,10 +170,11 @@ def test_a_masked_key_and_value_cannot_be_noticed(backend):
         attend(q, np.where(hidden, 1e4, k), np.where(hidden, -1e30, v), mask_BTS))
 
 
-def test_weights_are_the_definition_and_masked_ones_exactly_zero():
-    q, k, _ = tensors()
+@pytest.mark.parametrize('key_heads', [N, 2, 1])
+def test_weights_are_the_definition_and_masked_ones_exactly_zero(key_heads):
+    q, k, _ = tensors(key_heads=key_heads)
     bias_NTS = normal(3, N, T, S)
-    for mask in (Mask(causal=True), Mask(key_lengths_B=jnp.array([0, 7, 2]))):
+    for mask in (Mask(causal=True), Mask(key_lengths_B=MASKED_ROWS)):
         mask_BTS = np.asarray(mask.to_bool(T, S))
         weights_BNTS = np.asarray(attention_weights(q, k, mask_BTS, bias_NTS))
         np.testing.assert_allclose(
@@ -180,7 +200,7 @@ def test_scores_and_softmax_of_bfloat16_inputs_are_float32(backend, compiled):
     attention = jax.jit(BACKENDS[backend]) if compiled else BACKENDS[backend]
     out = attention(q, k, v)
     assert out.dtype == jnp.bfloat16
-    expected = by_loops(*(np.asarray(x, np.float64) for x in (q, k, v)))
+    expected = by_loops(*(np.asarray(x, np.float32) for x in (q, k, v)))
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.02)
 
 

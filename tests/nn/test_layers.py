@@ -1,5 +1,6 @@
-"""Layers against NumPy's 64-bit floats; dropout against the statistics it promises."""
+"""Layers against NumPy's 64-bit floats; random numbers against the statistics they promise."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,19 +10,25 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from xformer.config import ModelConfig
 from xformer.nn.layers import (
     ACTIVATIONS,
+    GATES,
     Dropout,
     FeedForward,
     Linear,
     MultiHeadAttention,
+    Norm,
     dropout_factors,
-    layer_norm,
+    initial,
     linear,
+    normalise,
 )
 from xformer.nn.masks import Mask
 
+TINY = ModelConfig(d_model=8, num_heads=2, d_ff=12, dropout=0.0)
 DROPOUT = {'dropout': jax.random.key(3)}
+X_BTD = np.random.default_rng(9).normal(size=(2, 5, 8)).astype(np.float32)
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -49,29 +56,88 @@ def test_gradients_of_linear_are_those_of_a_matrix_product(widths):
 
 def test_a_linear_module_computes_in_the_type_of_its_input_from_float32_parameters():
     x = jnp.ones((2, 3, 8), jnp.bfloat16)
-    params = Linear(4).init(jax.random.key(0), x)['params']
+    module = Linear(4, initial(TINY).kernel)
+    params = module.init(jax.random.key(0), x)['params']
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    assert Linear(4).apply({'params': params}, x).dtype == jnp.bfloat16
+    assert module.apply({'params': params}, x).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize('leading', [(3,), (2, 5), (2, 3, 4)])
-@pytest.mark.parametrize('centre', [0.0, 1000.0])
-def test_layer_norm_is_the_formula_also_far_from_zero(leading, centre):
-    x, scale, bias = normal(0, *leading, 16) + np.float32(centre), normal(1, 16), normal(2, 16)
-    x64 = x.astype(np.float64)
-    deviation = np.sqrt(x64.var(-1, keepdims=True) + 1e-6)
-    expected = (x64 - x64.mean(-1, keepdims=True)) / deviation * scale + bias
-    np.testing.assert_allclose(layer_norm(x, scale, bias), expected, atol=5e-6 + 1e-6 * centre)
+def norm_by_definition(x, scale, bias, epsilon: float, centre: bool):
+    """Every row in float64, to unit variance (or, not centred, unit mean square)."""
+    x = x.astype(np.float64)
+    rest = x - x.mean(-1, keepdims=True) if centre else x
+    y = rest / np.sqrt((rest**2).mean(-1, keepdims=True) + epsilon) * scale
+    return y if bias is None else y + bias
 
 
-def test_layer_norm_of_bfloat16_has_float32_statistics():
-    """A mean of 256 values near 1: adding them up in bfloat16 would stop at 256."""
+NORMS = pytest.mark.parametrize(('centre', 'biased'), [(True, True), (True, False), (False, False)])
+
+
+@NORMS
+@pytest.mark.parametrize('epsilon', [1e-6, 0.5])
+@pytest.mark.parametrize('shift', [0.0, 1000.0])
+def test_normalise_is_the_formula_also_far_from_zero(centre, biased, epsilon, shift):
+    x, scale = normal(0, 5, 16) + np.float32(shift), normal(1, 16)
+    bias = normal(2, 16) if biased else None
+    np.testing.assert_allclose(normalise(x, scale, bias, epsilon, centre),
+                               norm_by_definition(x, scale, bias, epsilon, centre),
+                               atol=5e-6 + 1e-6 * shift)
+
+
+def slopes(function, value: np.ndarray) -> np.ndarray:
+    """d function / d value by central differences in float64, one element at a time."""
+    step, gradient = 1e-5, np.zeros(value.shape)
+    for index in np.ndindex(value.shape):
+        ahead, behind = value.astype(np.float64), value.astype(np.float64)
+        ahead[index] += step
+        behind[index] -= step
+        gradient[index] = (function(ahead) - function(behind)) / (2 * step)
+    return gradient
+
+
+@NORMS
+def test_gradients_of_normalise_are_those_of_its_formula(centre, biased):
+    inputs = {'x': normal(0, 5, 6) + 2, 'scale': normal(1, 6)}
+    if biased:
+        inputs['bias'] = normal(2, 6)
+    cotangent = normal(3, 5, 6)
+
+    def ours(inputs):
+        return normalise(inputs['x'], inputs['scale'], inputs.get('bias'), 0.1, centre)
+    gradients = jax.vjp(ours, inputs)[1](cotangent)[0]
+    for name, value in inputs.items():
+        def total(value, name=name):
+            changed = {**inputs, name: value}
+            return (norm_by_definition(changed['x'], changed['scale'], changed.get('bias'), 0.1,
+                                       centre) * cotangent).sum()
+        np.testing.assert_allclose(gradients[name], slopes(total, value), atol=5e-6, err_msg=name)
+
+
+@pytest.mark.parametrize('centre', [True, False])
+def test_normalise_of_bfloat16_has_float32_statistics_and_gradients_of_its_parameters(centre):
+    """A mean of 1024 values near 1: adding them up in bfloat16 would stop at 256."""
     x = jnp.asarray(normal(0, 4, 1024) * 0.1 + 1, jnp.bfloat16)
-    result = layer_norm(x, jnp.ones(1024), jnp.zeros(1024))
-    assert result.dtype == jnp.bfloat16
-    x64 = np.asarray(x, np.float64)
-    expected = (x64 - x64.mean(-1, keepdims=True)) / x64.std(-1, keepdims=True)
-    np.testing.assert_allclose(np.asarray(result, np.float64), expected, rtol=2**-8, atol=2e-3)
+    scale, cotangent = jnp.ones(1024), jnp.asarray(normal(1, 4, 1024), jnp.bfloat16)
+    out, pull_back = jax.vjp(lambda x, scale: normalise(x, scale, None, 1e-6, centre), x, scale)
+    x_gradient, scale_gradient = pull_back(cotangent)
+    assert out.dtype == x_gradient.dtype == jnp.bfloat16 and scale_gradient.dtype == jnp.float32
+    expected = norm_by_definition(np.asarray(x, np.float32), 1.0, None, 1e-6, centre)
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8, atol=2e-3)
+    np.testing.assert_allclose(
+        scale_gradient, (expected * np.asarray(cotangent, np.float64)).sum(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('norm', 'biases', 'names'), [
+    ('layer', True, {'scale', 'bias'}), ('layer', False, {'scale'}),
+    ('rms', True, {'scale'}), ('rms', False, {'scale'})])
+def test_the_norm_of_a_configuration(norm, biases, names):
+    module = Norm(dataclasses.replace(TINY, norm=norm, biases=biases, norm_epsilon=0.1))
+    x = normal(0, 2, 3, 8)
+    params = module.init(jax.random.key(0), x)['params']
+    assert set(params) == names
+    params = {name: normal(1 + index, 8) for index, name in enumerate(sorted(names))}
+    expected = norm_by_definition(x, params['scale'], params.get('bias'), 0.1, norm == 'layer')
+    np.testing.assert_allclose(module.apply({'params': params}, x), expected, atol=5e-6)
 
 
 FORMULAS = {
@@ -79,7 +145,9 @@ FORMULAS = {
     'gelu': lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))),
     'gelu_tanh': lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi)
                                                     * (x + 0.044715 * x**3))),
+    'silu': lambda x: x / (1 + math.exp(-x)),
 }
+GATED = {'geglu': 'gelu', 'geglu_tanh': 'gelu_tanh', 'swiglu': 'silu'}  # Shazeer 2020, section 2
 
 
 @pytest.mark.parametrize('name', ACTIVATIONS)
@@ -89,31 +157,112 @@ def test_activations_are_their_formulas(name):
     np.testing.assert_allclose(ACTIVATIONS[name](x), expected, atol=1e-6)
 
 
-def test_feed_forward_is_its_formula_at_every_position():
-    module = FeedForward(12, 'relu', 0.0)
+def test_every_allowed_activation_has_a_formula_here():
+    choices = ModelConfig.__dataclass_fields__['activation'].metadata['choices']
+    assert set(FORMULAS) == set(ACTIVATIONS) and set(GATED) == set(GATES)
+    assert set(choices) == {*FORMULAS, *GATED}
+
+
+@pytest.mark.parametrize('biases', [True, False])
+@pytest.mark.parametrize('activation', [*FORMULAS, *GATED])
+def test_feed_forward_is_its_formula_at_every_position(activation, biases):
+    module = FeedForward(dataclasses.replace(TINY, activation=activation, biases=biases))
     x = normal(0, 2, 3, 8)
-    params = jax.tree.map(lambda leaf: normal(1, *leaf.shape),
+    params = jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape),
                           module.init(jax.random.key(0), x)['params'])
+    assert all(('bias' in part) == biases for part in params.values())
     out = module.apply({'params': params}, x)
+
+    def mapped(name, x_D):
+        return x_D @ params[name]['kernel'] + params[name].get('bias', 0.0)
+    bend = np.vectorize(FORMULAS[GATED.get(activation, activation)])
     for b, t in np.ndindex(2, 3):
-        hidden = np.maximum(x[b, t] @ params['up']['kernel'] + params['up']['bias'], 0)
-        expected = hidden @ params['down']['kernel'] + params['down']['bias']
-        np.testing.assert_allclose(out[b, t], expected, atol=1e-5)
+        hidden = mapped('up', x[b, t])
+        hidden = bend(mapped('gate', x[b, t])) * hidden if activation in GATED else bend(hidden)
+        np.testing.assert_allclose(out[b, t], mapped('down', hidden), rtol=1e-4, atol=1e-4)
+
+
+def attend_to_oneself(config: ModelConfig, x_BTD, positions_BT=None):
+    """(module, its initial parameters) on self-attention."""
+    module = MultiHeadAttention(config)
+    return module, module.init(jax.random.key(0), x_BTD, method=lambda module, x_BTD: module(
+        x_BTD, *module.keys_values(x_BTD, positions_BT), Mask(), None, positions_BT))
+
+
+@pytest.mark.parametrize(('fields', 'shapes'), [
+    ({}, {'query': (8, 8), 'key': (8, 8), 'value': (8, 8), 'out': (8, 8)}),
+    ({'num_heads': 4, 'num_kv_heads': 2},
+     {'query': (8, 8), 'key': (8, 4), 'value': (8, 4), 'out': (8, 8)}),
+    ({'num_heads': 3, 'head_width': 5},
+     {'query': (8, 15), 'key': (8, 15), 'value': (8, 15), 'out': (15, 8)})])
+@pytest.mark.parametrize('biases', [True, False])
+def test_shapes_of_attention(fields, shapes, biases):
+    config = dataclasses.replace(TINY, biases=biases, **fields)
+    variables = jax.eval_shape(lambda x_BTD: attend_to_oneself(config, x_BTD)[1], X_BTD)
+    assert {name: part['kernel'].shape for name, part in variables['params'].items()} == shapes
+    for part in variables['params'].values():
+        assert set(part) == ({'kernel', 'bias'} if biases else {'kernel'})
+
+
+def test_rotary_attention_depends_on_distances_alone():
+    module, params = attend_to_oneself(TINY, X_BTD)
+
+    def attend(positions_BT):
+        return module.apply(params, X_BTD, method=lambda module, x: module(
+            x, *module.keys_values(x, positions_BT), Mask(causal=True), None, positions_BT))
+    places = jnp.arange(5)[None]
+    np.testing.assert_allclose(attend(places), attend(places + 100), atol=1e-5)
+    assert np.abs(attend(places) - attend(2 * places)).max() > 1e-3
 
 
 def test_hypotheses_of_one_example_share_its_keys():
     """Row b·G + g of the queries attends to keys b: as if the keys were repeated."""
     groups, batch, T, S = 3, 2, 4, 5
-    module = MultiHeadAttention(d_model=8, num_heads=2, dropout=0.0, backend='xla')
     x, k, v = normal(0, batch * groups, T, 8), normal(1, batch, S, 2, 4), normal(2, batch, S, 2, 4)
-    params = module.init(jax.random.key(0), x[:batch], method=lambda module, x_BTD: module(
-        x_BTD, *module.keys_values(x_BTD), Mask()))
+    module, params = attend_to_oneself(TINY, x)
     lengths = np.array([5, 2])
     for causal in (False, True):
         shared = module.apply(params, x, k, v, Mask(causal=causal, key_lengths_B=lengths))
         repeated = module.apply(params, x, *(np.repeat(part, groups, axis=0) for part in (k, v)),
                                 Mask(causal=causal, key_lengths_B=np.repeat(lengths, groups)))
         np.testing.assert_allclose(shared, repeated, atol=1e-6)
+
+
+NORMAL_CUT_AT_2 = 0.87962566  # the deviation of a standard normal without its tails beyond 2
+DEPTH = 6  # of the configuration below
+STARTS = {  # init: deviations of (kernel of 200 by 300, residual kernel, embeddings), all of D = 64
+    'glorot': (math.sqrt(2 / 500), math.sqrt(2 / 500), 64**-0.5),
+    'bert': (*[0.02 * NORMAL_CUT_AT_2] * 3,),
+    'gpt2': (0.02, 0.02 / math.sqrt(2 * DEPTH), 0.02),
+    't5': (200**-0.5, 200**-0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize('init', STARTS)
+def test_initialisations_have_the_deviations_of_their_papers(init):
+    config = ModelConfig(init=init, d_model=64, num_encoder_layers=2, num_decoder_layers=4)
+    largest = {'glorot': math.sqrt(6 / 500), 'bert': 0.04}
+    for start, deviation in zip(initial(config), STARTS[init]):
+        values = np.asarray(start(jax.random.key(0), (200, 300)), np.float64)
+        assert values.std() == pytest.approx(deviation, rel=0.02)
+        assert abs(values.mean()) < 5 * deviation / math.sqrt(values.size)
+    if init in largest:
+        values = np.abs(initial(config).kernel(jax.random.key(1), (200, 300)))
+        assert 0.99 * largest[init] < values.max() <= largest[init] * (1 + 1e-6)
+
+
+def test_kernels_into_the_residual_stream_begin_as_such():
+    """GPT-2's are smaller by √(2L): attention's last, the feed-forward's last, and no others."""
+    config = dataclasses.replace(TINY, init='gpt2', num_encoder_layers=0, num_decoder_layers=50,
+                                 d_model=64, num_heads=2, d_ff=96, activation='swiglu')
+    x = normal(0, 1, 1, 64)
+    kernels = attend_to_oneself(config, x)[1]['params'] | FeedForward(config).init(
+        jax.random.key(1), x)['params']
+    deviations = {name: float(part['kernel'].std()) for name, part in kernels.items()}
+    for name, deviation in deviations.items():
+        expected = 0.002 if name in ('out', 'down') else 0.02
+        assert deviation == pytest.approx(expected, rel=0.05), name
+    assert set(deviations) == {'query', 'key', 'value', 'out', 'up', 'gate', 'down'}
 
 
 MILLION = (100, 10_000)

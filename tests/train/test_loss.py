@@ -1,4 +1,4 @@
-"""Cross-entropy against its definition in float64; padding cannot be noticed."""
+"""Losses against their definitions in float64; packing and padding cannot be noticed."""
 
 import math
 
@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from xformer.train.loss import cross_entropy, pair_sums, pair_weights
+from xformer.config import ModelConfig
+from xformer.models.decoder import Decoder
+from xformer.models.encoder import MaskedLM
+from xformer.train.loss import TASKS, cross_entropy, summary
 
 V = 7
 
@@ -77,14 +80,15 @@ def logits_BTV():
 def test_sums_and_weights_count_real_tokens_only(logits_BTV):
     labels_BT, lengths = [[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]], [4, 2, 0]
     batch = batch_of(labels_BT, lengths)
-    sums, seen = pair_sums(Echo(), {'logits_BTV': logits_BTV}, batch, {}, 0.1)
+    sums = TASKS['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV}, batch, {}, 0.1)['tokens']
     real = [(b, t) for b in range(3) for t in range(lengths[b])]
     expected = np.sum([by_definition(logits_BTV[b, t].tolist(), labels_BT[b][t], 0.1)
                        for b, t in real], axis=0)
-    np.testing.assert_allclose((sums['loss'], seen['nll']), expected, rtol=1e-6)
-    assert int(seen['correct']) == sum(
+    np.testing.assert_allclose((sums['loss'], sums['nll']), expected, rtol=1e-6)
+    assert int(sums['correct']) == sum(
         int(logits_BTV[b, t].argmax()) == labels_BT[b][t] for b, t in real)
-    assert float(pair_weights(batch)['loss']) == 6.0
+    assert TASKS['seq2seq'].weights(batch) == {
+        'tokens': sum(lengths), 'sequence': sum(length > 0 for length in lengths)}
 
 
 @pytest.mark.parametrize('garbage', [0, 6, 99, -1])
@@ -95,11 +99,110 @@ def test_whatever_stands_in_the_padding_is_irrelevant(logits_BTV, garbage):
     dirty = np.where(np.arange(4) < np.array(lengths)[:, None], clean, garbage)
 
     def loss(logits_BTV, labels_BT):
-        return pair_sums(Echo(), {'logits_BTV': logits_BTV}, batch_of(labels_BT, lengths), {}, 0.1
-                         )[0]['loss']
+        return TASKS['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV},
+                                     batch_of(labels_BT, lengths), {}, 0.1)['tokens']['loss']
     expected, expected_gradient = jax.value_and_grad(loss)(logits_BTV, clean)
     value, gradient = jax.value_and_grad(loss)(logits_BTV, dirty)
     assert value == expected
     np.testing.assert_array_equal(gradient, expected_gradient)
     assert (gradient[0, 3] == 0).all() and (gradient[1, 1:] == 0).all()
     assert (gradient[2] != 0).all()
+
+
+# ---- documents packed into one row, and the heads of an encoder ----
+
+TINY = {'d_model': 16, 'num_heads': 2, 'd_ff': 24, 'vocab_size': V, 'dropout': 0.0,
+        'max_length': 12, 'layers': 'unroll'}
+
+
+def random_params(model, *inputs):
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32),
+                        shapes)
+
+
+def language_batch(documents, slots: int):
+    """One row that holds the documents one after the other."""
+    segments = np.concatenate([np.full(len(each), 1 + i) for i, each in enumerate(documents)])
+    positions = np.concatenate([np.arange(len(each)) for each in documents])
+    labels = np.concatenate(documents)
+    inputs = np.concatenate([np.roll(each, 1) for each in documents])
+    return {name: np.pad(values, (0, slots - len(values)))[None] for name, values in (
+        ('inputs_BT', inputs), ('labels_BT', labels), ('segments_BT', segments),
+        ('positions_BT', positions))}
+
+
+@pytest.mark.parametrize('positions', ['sinusoidal', 'learned', 'rotary', 'relative', 'alibi',
+                                       'none'])
+def test_packed_documents_have_the_loss_they_have_alone(positions):
+    model = Decoder(ModelConfig(family='decoder', num_encoder_layers=0, num_decoder_layers=1,
+                                positions=positions, **TINY))
+    rng, task = np.random.default_rng(2), TASKS['decoder']
+    documents = [rng.integers(0, V, length) for length in (5, 4, 2)]
+    params = random_params(model, documents[0][None])
+
+    def seen(documents):
+        batch = language_batch(documents, 12)
+        return (task.sums(model, params, batch, {}, 0.1)['tokens'],
+                float(task.weights(batch)['tokens']))
+    together, tokens = seen(documents)
+    alone = [seen([document]) for document in documents]
+    assert tokens == sum(weight for _, weight in alone) == 11
+    for name, value in together.items():
+        assert float(value) == pytest.approx(sum(float(sums[name]) for sums, _ in alone), rel=1e-5)
+
+
+@pytest.fixture(scope='module')
+def masked():
+    """(model, parameters, batch) of three rows, the last of which is empty."""
+    model = MaskedLM(ModelConfig(family='encoder', num_encoder_layers=1, num_decoder_layers=0,
+                                 num_segments=2, pooler=True, **TINY), next_sentence=True)
+    rng = np.random.default_rng(3)
+    batch = {'inputs_BS': rng.integers(0, V, (3, 6)), 'lengths_B': np.array([6, 4, 0]),
+             'types_BS': rng.integers(0, 2, (3, 6)),
+             'masked_BP': np.array([[1, 3], [2, 0], [0, 0]]),
+             'masked_labels_BP': np.array([[2, 5], [6, 0], [0, 0]]),
+             'masked_lengths_B': np.array([2, 1, 0]), 'nsp_labels_B': np.array([1, 0, 0])}
+    inputs = [batch[name] for name in ('inputs_BS', 'lengths_B', 'types_BS', 'masked_BP')]
+    return model, random_params(model, *inputs), batch
+
+
+def test_masked_tokens_and_next_sentences_are_two_terms_of_one_loss(masked):
+    model, params, batch = masked
+    task = TASKS['encoder']
+    sums, weights = task.sums(model, params, batch, {}, 0.1), task.weights(batch)
+    assert weights == {'tokens': 3.0, 'nsp': 2.0}
+    logits_BPV, logits_B2 = model.apply(
+        {'params': params}, batch['inputs_BS'], batch['lengths_B'], batch['types_BS'],
+        batch['masked_BP'])
+    words = np.sum([by_definition(logits_BPV[b, p].tolist(), batch['masked_labels_BP'][b, p], 0.1)
+                    for b, p in ((0, 0), (0, 1), (1, 0))], axis=0)
+    pairs = sum(math.log(np.exp(logits_B2[b]).sum()) - float(logits_B2[b, label])
+                for b, label in ((0, 1), (1, 0)))  # never smoothed
+    np.testing.assert_allclose((sums['tokens']['loss'], sums['tokens']['nll']), words, rtol=1e-5)
+    np.testing.assert_allclose((sums['nsp']['loss'], sums['nsp']['nll']), pairs, rtol=1e-5)
+    seen = summary(sums, weights)
+    assert float(seen['loss']) == pytest.approx(words[0] / 3 + pairs / 2, rel=1e-5)
+    assert float(seen['nll']) == pytest.approx(words[1] / 3, rel=1e-5)
+    assert float(seen['nsp_nll']) == pytest.approx(pairs / 2, rel=1e-5)
+
+
+def test_each_row_alone_has_its_part_of_the_sums(masked):
+    model, params, batch = masked
+    task = TASKS['encoder']
+    whole = task.sums(model, params, batch, {}, 0.0)
+    rows = [task.sums(model, params, {name: values[b:b + 1] for name, values in batch.items()},
+                      {}, 0.0) for b in range(3)]
+    for term, names in whole.items():
+        for name, value in names.items():
+            assert float(value) == pytest.approx(sum(float(row[term][name]) for row in rows),
+                                                 rel=1e-5)
+    assert all(float(value) == 0 for names in rows[2].values() for value in names.values())
+
+
+def test_nothing_to_count_is_a_loss_of_zero():
+    zero = {'tokens': dict.fromkeys(('loss', 'nll', 'correct'), 0.0)}
+    seen = summary(zero, {'tokens': np.float64(0)})
+    assert {name: float(value) for name, value in seen.items()} == {
+        'loss': 0.0, 'nll': 0.0, 'accuracy': 0.0}

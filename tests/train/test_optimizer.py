@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from xformer.config import Config, override
+from xformer.models import init_params
 from xformer.models.seq2seq import Seq2Seq
 from xformer.train.optimizer import decays, make_optimizer, make_schedule
 
@@ -86,9 +87,9 @@ def test_the_noam_factor_scales():
 def test_weight_decay_applies_to_matrices_and_embeddings_only(layers):
     """Every parameter of a whole model, by a rule of its own: the rank before stacking."""
     model = override(Config(), {'model.vocab_size': 9, 'model.layers': layers,
-                                'model.tie_embeddings': False, 'model.norm_position': 'pre'}).model
-    ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-    params = jax.eval_shape(Seq2Seq(model).init, jax.random.key(0), ids, lengths, ids)['params']
+                                'model.tie_embeddings': 'none', 'model.positions': 'learned',
+                                'model.norm_position': 'pre'}).model
+    params = jax.eval_shape(lambda: init_params(Seq2Seq(model), jax.random.key(0)))
     decayed = jax.tree_util.tree_leaves_with_path(decays(params))
     shapes = jax.tree_util.tree_leaves_with_path(params)
     assert [path for path, _ in decayed] == [path for path, _ in shapes]

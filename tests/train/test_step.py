@@ -55,7 +55,7 @@ class Training:
 
     def state(self, step: int = 0) -> TrainState:
         rng = np.random.default_rng(7)
-        shapes = jax.eval_shape(self.steps.init, BATCHES[0]).params
+        shapes = jax.eval_shape(self.steps.init).params
         params = jax.tree_util.tree_map_with_path(lambda path, leaf: (
             rng.normal(0, 0.3, leaf.shape) + (path[-1].key == 'scale')).astype(np.float32), shapes)
         state = TrainState(jnp.int32(step), params, make_optimizer(self.config).init(params))
@@ -135,8 +135,8 @@ def test_the_gradient_is_that_of_finite_differences():
 
     def loss_beside(step, direction):
         moved = jax.tree.map(lambda p, d: np.asarray(p + step * d, np.float32), params, direction)
-        sums = whole.evaluate(moved, placed)
-        return float(sums['loss'] / sums['weight'])
+        sums, weights = whole.evaluate(moved, placed)
+        return float(sums['tokens']['loss'] / weights['tokens'])
 
     def slope(direction):
         return (loss_beside(1e-2, direction) - loss_beside(-1e-2, direction)) / 2e-2

@@ -1,8 +1,9 @@
 """From a configuration to stores on disk, and from a plan to batches made ahead of time."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
-import os
 import queue
 import shutil
 import threading
@@ -12,10 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from xformer.config import Config, UserError
-from xformer.data.sources import SPLITS, input_files, read_pairs
-from xformer.data.store import FORMAT, TokenStore, build_store, fresh_folder, open_store, writing
-from xformer.data.tokenizers import Tokenizers, load_tokenizers, train_tokenizers
+from xformer.config import Config, DataConfig, UserError
+from xformer.data.sources import digests, kind_of, read_examples, splits_of
+from xformer.data.sources.datasets import cache_folder
+from xformer.data.sources.files import digest
+from xformer.data.store import FORMAT, TokenStore, build_store, open_store, unfinished, writing
+from xformer.data.tokenizers import (
+    Tokenizers,
+    load_tokenizers,
+    tokenizer_files,
+    train_tokenizers,
+)
 
 T = TypeVar('T')
 Say = Callable[[str], None]
@@ -23,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Corpus:
-    """The tokenizers and the token store of every split."""
+    """The tokenizers and the token store of every split there is."""
 
     tokenizers: Tokenizers
     stores: dict[str, TokenStore]
@@ -39,17 +47,17 @@ def prepare(config: Config, say: Say = lambda sentence: None) -> Corpus:
     """Trains the tokenizers on the train split and tokenises all splits, or reuses the cache.
 
     The cache is $XFORMER_CACHE (default ~/.cache/xformer), keyed by the content of the files and
-    by every setting that matters here. `say` hears what is done. Raises UserError for any fault
-    of the user's files or of the cache folder.
+    by every setting that matters here. Killed while it tokenises, the same call goes on from
+    there. `say` hears what is done. Raises UserError for any fault of the user's files or of the
+    cache folder.
     """
-    cache = Path(os.environ.get('XFORMER_CACHE') or '~/.cache/xformer').expanduser()
-    folder = cache / 'stores' / _key(config)
-
-    tokenizers = _reuse(folder / 'tokenizers', load_tokenizers,
-                        lambda path: _train(path, config, say), say)
-    stores = {split: _reuse(folder / split, lambda path: _open(path, tokenizers),
-                            lambda path: _tokenise(path, config, tokenizers, say), say)
-              for split in SPLITS}
+    folder = cache_folder() / 'stores' / _key(config)
+    with _alone(folder, say):
+        tokenizers = _reuse(folder / 'tokenizers', load_tokenizers,
+                            lambda path: _train(path, config.data, say), say)
+        stores = {split: _reuse(folder / split, lambda path: _open(path, tokenizers),
+                                lambda path: _tokenise(path, config, tokenizers, say), say)
+                  for split in splits_of(config.data)}
     return Corpus(tokenizers, stores)
 
 
@@ -88,6 +96,21 @@ def prefetch(make_batch: Callable[[int], T], start: int, stop: int,
         thread.join()
 
 
+@contextlib.contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Makes the folder and holds it: of several processes, one prepares and the others wait."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / '.lock', 'w')
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say('waiting for another process that prepares the same data')
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _reuse(folder: Path, load: Callable[[Path], T], make: Callable[[Path], T], say: Say) -> T:
     """What is cached in `folder`; made anew, and said so, if it is damaged."""
     with writing(folder):
@@ -100,23 +123,57 @@ def _reuse(folder: Path, load: Callable[[Path], T], make: Callable[[Path], T], s
         return make(folder)
 
 
-def _train(folder: Path, config: Config, say: Say) -> Tokenizers:
-    say('training the tokenizers')
-    with fresh_folder(folder) as unfinished:
-        train_tokenizers(config.data, read_pairs(config.data, 'train')).save(unfinished)
+def _train(folder: Path, data: DataConfig, say: Say) -> Tokenizers:
+    say(f'reading the tokenizer {data.tokenizer_file}' if data.tokenizer_file else
+        'training the tokenizers')
+    with unfinished(folder) as path:
+        train_tokenizers(data, _texts(data)).save(path)
     tokenizers = load_tokenizers(folder)
     say(f'vocabulary: {tokenizers.vocab_size:,} tokens')
     return tokenizers
 
 
+def _texts(data: DataConfig) -> Iterator[tuple[str, ...]]:
+    """The train split as tokenizers learn from it: (source, target), or (sentence,)."""
+    examples = read_examples(data, 'train')
+    if kind_of(data) == 'pairs':
+        return examples
+    return ((sentence,) for document in examples for sentence in document)
+
+
 def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) -> TokenStore:
-    say(f'tokenising {folder.name}')
-    store = build_store(
-        folder, read_pairs(config.data, folder.name), tokenizers, split=folder.name,
-        max_length=config.model.max_length, too_long=config.data.too_long)
-    say('{split} split: {examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target '
-        'tokens, {dropped:,} pairs dropped as too long'.format_map(store.manifest))
+    data, split = config.data, folder.name
+    say(f'tokenising {split}')
+    with _counting(f'tokenising {split}') as progress:
+        store = build_store(
+            folder, read_examples(data, split), tokenizers, kind=kind_of(data), split=split,
+            max_length=config.model.max_length, too_long=data.too_long, say=say,
+            progress=progress)
+    counted = ('{examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target tokens, '
+               '{dropped:,} pairs dropped as too long, {cut:,} cut' if kind_of(data) == 'pairs' else
+               '{examples:,} documents, {rows:,} sentences, {text_tokens:,} tokens')
+    say(f'{split} split: ' + counted.format_map(store.manifest))
     return store
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that shows how many examples and tokens are done, if stderr is a terminal."""
+    from rich import progress
+    from rich.console import Console
+    console = Console(stderr=True)
+    with progress.Progress(
+            progress.TextColumn(what), progress.SpinnerColumn(),
+            progress.TextColumn('{task.completed:,.0f} examples  {task.fields[rates]}'),
+            progress.TimeElapsedColumn(), console=console, transient=True,
+            disable=not console.is_terminal) as bar:
+        task, begun = bar.add_task('', total=None, rates=''), time.perf_counter()
+
+        def show(examples: int, tokens: int) -> None:
+            rates = (count / (time.perf_counter() - begun) for count in (examples, tokens))
+            bar.update(task, completed=examples,
+                       rates='{:,.0f} examples/s  {:,.0f} tokens/s'.format(*rates))
+        yield show
 
 
 def _open(folder: Path, tokenizers: Tokenizers) -> TokenStore:
@@ -128,25 +185,17 @@ def _open(folder: Path, tokenizers: Tokenizers) -> TokenStore:
 
 def _key(config: Config) -> str:
     """A name for everything that the tokenizers and stores depend on."""
-    data = config.data
-    pieces = data.source_tokenizer in ('bpe', 'unigram')
+    data, pairs = config.data, kind_of(config.data) == 'pairs'
+    trained = not data.tokenizer_file and data.tokenizer in ('bpe', 'unigram', 'wordpiece',
+                                                             'byte_bpe')
     settings = {
         'format': FORMAT,
-        'reader': data.dataset or data.format,
-        'files': {split: [_digest(path) for path in paths]
-                  for split, paths in input_files(data).items()},
-        'tokenizers': [data.source_tokenizer, data.target_tokenizer,
-                       data.vocab_size if pieces else None],
+        'objective': data.objective,  # it decides on the special tokens, too
+        'sources': digests(data),
+        'tokenizers': [data.tokenizer, data.target_tokenizer or data.tokenizer,
+                       data.vocab_size if trained else None,
+                       [digest(path) for path in tokenizer_files(data)]],
         'lowercase_source': data.lowercase_source,
-        'max_length': config.model.max_length,
-        'too_long': data.too_long,
+        'lengths': [config.model.max_length, data.too_long] if pairs else None,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open(path, 'rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
-    except OSError as error:
-        raise UserError(f'cannot read {path} ({error.strerror}); check the path') from None

@@ -1,14 +1,15 @@
 """Which examples form batch i, and in what shape.
 
-An example is padded to the shape (S, T) of its length bucket: S source and T target slots.
-The buckets are found once, exactly, by dynamic programming; the plan is then a pure function
-of seed, data fingerprint and i, so that resuming needs nothing but the step number.
+An example is padded to the shape (S, T) of its length bucket: S source and T target slots, T = 0
+where there is no target. The buckets are found once, exactly, by dynamic programming; the plan
+is then a pure function of seed, data fingerprint and i, so that resuming needs nothing but the
+step number. In memory it holds one byte an example.
 """
 
-import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,18 +17,50 @@ from xformer.config import DataConfig, UserError
 
 Shape = tuple[int, int, int]  # rows, source slots S, target slots T
 CANDIDATES = 32  # lengths per side that a bucket may end at
+CHUNK = 2**18  # examples whose lengths are looked at together
+BLOCK = 512  # examples whose places within their buckets are counted together
+ROUNDS = 8  # of the Feistel network
 
 
-def bucket_chains(lengths_N2: np.ndarray, max_buckets: int) -> Iterator[np.ndarray]:
+class Examples(Protocol):
+    """What a plan needs to know of an objective."""
+
+    def __len__(self) -> int: ...
+
+    def lengths(self, start: int, stop: int) -> np.ndarray:
+        """int32 (stop - start, 2): source and target slots of these examples."""
+
+
+class Histogram(NamedTuple):
+    """The distinct lengths, int (U, 2), and how many examples have them, int64 (U,)."""
+
+    lengths_U2: np.ndarray
+    counts_U: np.ndarray
+
+
+def histogram(examples: Examples) -> Histogram:
+    """Counted some examples at a time."""
+    codes_U, counts_U = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for _, lengths_N2 in _chunks(examples):
+        new_U, count_U = np.unique(lengths_N2[:, 0] * 2**31 + lengths_N2[:, 1], return_counts=True)
+        codes_U, place_U = np.unique(np.concatenate([codes_U, new_U]), return_inverse=True)
+        total_U = np.zeros(len(codes_U), np.int64)
+        np.add.at(total_U, place_U, np.concatenate([counts_U, count_U]))
+        counts_U = total_U
+    return Histogram(np.stack(np.divmod(codes_U, 2**31), axis=1), counts_U)
+
+
+def bucket_chains(lengths: Histogram, max_buckets: int) -> Iterator[np.ndarray]:
     """For K = 1 ... max_buckets the best chain of at most K buckets, int (K, 2).
 
     A chain (S_1, T_1) <= (S_2, T_2) <= ... holds each example in the first bucket that is wide
     enough on both sides; the best one has the fewest slots S + T, summed over the examples.
     Exact when no side has more than CANDIDATES distinct lengths; else over that many quantiles.
     """
-    sides = [_candidate_lengths(lengths_N) for lengths_N in lengths_N2.T]
+    sides = [_candidate_lengths(lengths_U, lengths.counts_U) for lengths_U in lengths.lengths_U2.T]
     held = np.zeros([len(side) for side in sides], np.int64)
-    np.add.at(held, tuple(np.searchsorted(*pair) for pair in zip(sides, lengths_N2.T)), 1)
+    np.add.at(held, tuple(np.searchsorted(*pair) for pair in zip(sides, lengths.lengths_U2.T)),
+              lengths.counts_U)
     held_C = held.cumsum(0).cumsum(1).ravel()  # examples that fit in each candidate bucket
     shapes_C2 = np.stack(np.meshgrid(*sides, indexing='ij'), axis=-1).reshape(-1, 2)
     slots_C = shapes_C2.sum(1, dtype=np.int64)
@@ -47,23 +80,25 @@ def bucket_chains(lengths_N2: np.ndarray, max_buckets: int) -> Iterator[np.ndarr
         cost_C = total_CC.min(0)
 
 
-def choose_shapes(lengths_N2: np.ndarray, data: DataConfig, max_buckets: int) -> list[Shape]:
+def choose_shapes(lengths: Histogram, data: DataConfig, max_buckets: int) -> list[Shape]:
     """The fewest batch shapes, at most `max_buckets`, that reach data.min_fill.
 
     Fill counts all padding, empty rows too. If no number reaches it, the fullest is taken.
     Raises UserError when data.batch_tokens cannot hold the longest examples.
     """
-    longest = lengths_N2.max(0)
+    longest = lengths.lengths_U2.max(0)
     least = data.batch_multiple * int(longest.sum())
     if data.batch_tokens < least:
+        tokens = (f'{longest[0]} source and {longest[1]} target tokens' if longest[1] else
+                  f'{longest[0]} tokens')
         raise UserError(
             f'data.batch_tokens={data.batch_tokens} cannot hold data.batch_multiple='
-            f'{data.batch_multiple} rows of the longest examples ({longest[0]} source and '
-            f'{longest[1]} target tokens); set --config.data.batch_tokens={least} or more')
+            f'{data.batch_multiple} rows of the longest examples ({tokens}); '
+            f'set --config.data.batch_tokens={least} or more')
     best, best_fill = [], 0.0
-    for chain_K2 in bucket_chains(lengths_N2, max_buckets):
-        shapes = _with_rows(chain_K2, lengths_N2, data)
-        fill = fill_of(shapes, lengths_N2)
+    for chain_K2 in bucket_chains(lengths, max_buckets):
+        shapes = _with_rows(chain_K2, lengths, data)
+        fill = fill_of(shapes, lengths)
         if fill > best_fill:
             best, best_fill = shapes, fill
         if best_fill >= data.min_fill:
@@ -71,11 +106,46 @@ def choose_shapes(lengths_N2: np.ndarray, data: DataConfig, max_buckets: int) ->
     return best
 
 
-def fill_of(shapes: list[Shape], lengths_N2: np.ndarray) -> float:
+def fill_of(shapes: list[Shape], lengths: Histogram) -> float:
     """Real tokens ÷ slots over one epoch of batches in these shapes."""
-    spans = _spans(shapes, _bucket_of(shapes, lengths_N2))
-    slots = sum(rows * (S + T) for rows, S, T in (shapes[k] for k, _, _ in spans))
-    return int(lengths_N2.sum(dtype=np.int64)) / slots
+    slots = sum(-(-count // rows) * rows * (S + T)
+                for (rows, S, T), count in zip(shapes, _held(shapes, lengths)))
+    return int((lengths.lengths_U2.sum(1) * lengths.counts_U).sum()) / slots
+
+
+class Buckets:
+    """The examples of each shape: which are they, and in which bucket is a batch?"""
+
+    def __init__(self, examples: Examples, shapes: list[Shape]):
+        self.shapes = shapes
+        bucket_N = np.full(-(-len(examples) // BLOCK) * BLOCK, 255, np.uint8)  # 255: no example
+        for start, lengths_N2 in _chunks(examples):
+            bucket_N[start:start + len(lengths_N2)] = _bucket_of(shapes, lengths_N2)
+        self._bucket_BN = bucket_N.reshape(-1, BLOCK)  # B blocks of N examples
+        self._before_KB = np.array([np.cumsum([0, *(self._bucket_BN == k).sum(1)])
+                                    for k in range(len(shapes))])
+        self.counts = self._before_KB[:, -1].tolist()
+        batches = [-(-count // rows) for count, (rows, _, _) in zip(self.counts, shapes)]
+        self.first_batch = np.cumsum([0, *batches])
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that hold every example once."""
+        return int(self.first_batch[-1])
+
+    def batch(self, j: int) -> tuple[int, np.ndarray]:
+        """Batch j of them: (bucket k, ordinals of its examples within the bucket)."""
+        k = int(np.searchsorted(self.first_batch, j, side='right')) - 1
+        rows = self.shapes[k][0]
+        start = (j - int(self.first_batch[k])) * rows
+        return k, np.arange(start, min(start + rows, self.counts[k]))
+
+    def examples(self, k: int, ordinals: np.ndarray) -> np.ndarray:
+        """The examples with these ordinals, from 0, within bucket k; int64."""
+        blocks = np.searchsorted(self._before_KB[k], ordinals, side='right') - 1
+        seen = (self._bucket_BN[blocks] == k).cumsum(1, dtype=np.int16)
+        wanted = ordinals - self._before_KB[k][blocks] + 1
+        return blocks * BLOCK + (seen == wanted[:, None]).argmax(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,70 +154,110 @@ class BatchPlan:
 
     seed: int
     fingerprint: str
-    shapes: list[Shape]
-    bucket_N: np.ndarray
-    spans: list[tuple[int, int, int]]  # of each batch: bucket k, start and stop in epoch order
+    buckets: Buckets
     fill: float
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shape of every bucket."""
+        return self.buckets.shapes
 
     @property
     def num_batches(self) -> int:
         """Batches in an epoch."""
-        return len(self.spans)
+        return self.buckets.num_batches
 
     def batch(self, i: int) -> tuple[int, np.ndarray]:
         """Batch i >= 0, counted over all epochs: (bucket k, indices of at most rows examples)."""
-        epoch, position = divmod(i, self.num_batches)
-        examples_N, batches = _epoch_order(self, epoch)
-        k, start, stop = self.spans[batches[position]]
-        return k, examples_N[start:stop]
+        epoch, place = divmod(i, self.num_batches)
+        j = permuted(np.array([place]), self.num_batches, self._stream('batches', epoch))
+        k, ordinals = self.buckets.batch(int(j[0]))
+        ordinals = permuted(ordinals, self.buckets.counts[k], self._stream('examples', epoch, k))
+        return k, self.buckets.examples(k, ordinals)
+
+    def random(self, i: int) -> np.random.Generator:
+        """The random numbers of batch i: what its objective hides, cuts and shuffles."""
+        return random_numbers(self.seed, self.fingerprint, i)
+
+    def _stream(self, *purpose) -> np.random.Philox:
+        return _stream(self.seed, self.fingerprint, *purpose)
 
 
-def make_plan(lengths_N2: np.ndarray, fingerprint: str, data: DataConfig, seed: int) -> BatchPlan:
-    """The plan of a store with these lengths and this fingerprint. Errors: `choose_shapes`."""
-    shapes = choose_shapes(lengths_N2, data, data.max_buckets)
-    bucket_N = _bucket_of(shapes, lengths_N2)
-    return BatchPlan(seed, fingerprint, shapes, bucket_N, _spans(shapes, bucket_N),
-                     fill_of(shapes, lengths_N2))
+def random_numbers(seed: int, fingerprint: str, i: int | str) -> np.random.Generator:
+    """What batch i's objective draws from, as a function of these arguments alone."""
+    return np.random.Generator(_stream(seed, fingerprint, 'objective', i))
 
 
-def sequential_batches(lengths_N2: np.ndarray, data: DataConfig,
+def _stream(*purpose) -> np.random.Philox:
+    name = ' '.join(map(str, purpose)).encode()
+    return np.random.Philox(key=int.from_bytes(hashlib.sha256(name).digest()[:16], 'little'))
+
+
+def make_plan(examples: Examples, fingerprint: str, data: DataConfig, seed: int) -> BatchPlan:
+    """The plan of an objective on data with this fingerprint. Errors: `choose_shapes`."""
+    lengths = histogram(examples)
+    shapes = choose_shapes(lengths, data, data.max_buckets)
+    return BatchPlan(seed, fingerprint, Buckets(examples, shapes), fill_of(shapes, lengths))
+
+
+def sequential_batches(examples: Examples, data: DataConfig,
                        max_buckets: int = 2) -> Iterator[tuple[Shape, np.ndarray]]:
     """Every example once in a fixed order, in few shapes, for evaluation: (shape, indices)."""
-    shapes = choose_shapes(lengths_N2, data, max_buckets)
-    bucket_N = _bucket_of(shapes, lengths_N2)
-    examples_N = np.argsort(bucket_N, kind='stable')
-    for k, start, stop in _spans(shapes, bucket_N):
-        yield shapes[k], examples_N[start:stop]
+    buckets = Buckets(examples, choose_shapes(histogram(examples), data, max_buckets))
+    for j in range(buckets.num_batches):
+        k, ordinals = buckets.batch(j)
+        yield buckets.shapes[k], buckets.examples(k, ordinals)
 
 
-@functools.lru_cache(maxsize=1)
-def _epoch_order(plan: BatchPlan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Examples shuffled within their buckets, and batches shuffled.
+def permuted(places: np.ndarray, count: int, stream: np.random.Philox) -> np.ndarray:
+    """Where a pseudo-random permutation of 0 ... count - 1 takes `places`, without its table.
 
-    Sorting raw Philox words keeps the order the same everywhere: NumPy fixes the raw stream for
-    good, but not what `Generator.permutation` makes of it.
+    A Feistel network permutes the least power of 4 that holds them all; a value beyond `count`
+    goes through again until it is within ("cycle walking", Black and Rogaway, 2002).
+    The keys are raw Philox words, which NumPy fixes for good.
     """
-    name = f'{plan.seed} {plan.fingerprint} {epoch}'.encode()
-    key = int.from_bytes(hashlib.sha256(name).digest()[:16], 'little')
-    stream = np.random.Philox(key=key)
-    examples_N = np.lexsort((stream.random_raw(len(plan.bucket_N)), plan.bucket_N))
-    return examples_N, np.argsort(stream.random_raw(plan.num_batches), kind='stable')
+    half = np.uint64(max(1, (int(count - 1).bit_length() + 1) // 2))
+    low = np.uint64((1 << int(half)) - 1)
+    keys = stream.random_raw(ROUNDS)
+    result = places.astype(np.uint64)
+    beyond = np.ones(len(places), bool)
+    while beyond.any():
+        left, right = result[beyond] >> half, result[beyond] & low
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & low)
+        result[beyond] = left << half | right
+        beyond = result >= count
+    return result.astype(np.int64)
 
 
-def _candidate_lengths(lengths_N: np.ndarray) -> np.ndarray:
-    distinct = np.unique(lengths_N)
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al., 2014): every bit depends on every bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xbf58476d1ce4e5b9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
+    return x ^ (x >> np.uint64(31))
+
+
+def _chunks(examples: Examples) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, int64 lengths (n, 2)) of CHUNK examples at a time."""
+    for start in range(0, len(examples), CHUNK):
+        stop = min(start + CHUNK, len(examples))
+        yield start, examples.lengths(start, stop).astype(np.int64)
+
+
+def _candidate_lengths(lengths_U: np.ndarray, counts_U: np.ndarray) -> np.ndarray:
+    distinct, place_U = np.unique(lengths_U, return_inverse=True)
     if len(distinct) <= CANDIDATES:
         return distinct
-    last = np.arange(1, CANDIDATES + 1) * len(lengths_N) // CANDIDATES - 1
-    return np.unique(np.sort(lengths_N)[last])
+    upto = np.cumsum(np.bincount(place_U, counts_U)).astype(np.int64)  # examples of such lengths
+    last = np.arange(1, CANDIDATES + 1) * upto[-1] // CANDIDATES
+    return np.unique(distinct[np.searchsorted(upto, last)])
 
 
-def _with_rows(chain_K2: np.ndarray, lengths_N2: np.ndarray, data: DataConfig) -> list[Shape]:
+def _with_rows(chain_K2: np.ndarray, lengths: Histogram, data: DataConfig) -> list[Shape]:
     """The buckets that hold examples, with rows such that a bucket's batches are equally full."""
     buckets = [(0, int(S), int(T)) for S, T in chain_K2]
-    counts = np.bincount(_bucket_of(buckets, lengths_N2), minlength=len(buckets))
     shapes = []
-    for (_, S, T), count in zip(buckets, counts.tolist()):
+    for (_, S, T), count in zip(buckets, _held(buckets, lengths)):
         if count:
             most = data.batch_tokens // (S + T) // data.batch_multiple * data.batch_multiple
             batches = -(-count // most)
@@ -156,15 +266,14 @@ def _with_rows(chain_K2: np.ndarray, lengths_N2: np.ndarray, data: DataConfig) -
     return shapes
 
 
+def _held(shapes: list[Shape], lengths: Histogram) -> list[int]:
+    """How many examples each bucket holds."""
+    counts = np.zeros(len(shapes), np.int64)
+    np.add.at(counts, _bucket_of(shapes, lengths.lengths_U2), lengths.counts_U)
+    return counts.tolist()
+
+
 def _bucket_of(shapes: list[Shape], lengths_N2: np.ndarray) -> np.ndarray:
     """The first bucket of the chain that is wide enough, for each example."""
     _, S, T = zip(*shapes)
     return np.maximum(np.searchsorted(S, lengths_N2[:, 0]), np.searchsorted(T, lengths_N2[:, 1]))
-
-
-def _spans(shapes: list[Shape], bucket_N: np.ndarray) -> list[tuple[int, int, int]]:
-    """(bucket, start, stop) of every batch, where examples are ordered by bucket."""
-    stops = np.bincount(bucket_N, minlength=len(shapes)).cumsum().tolist()
-    return [(k, start, min(start + rows, stop))
-            for k, ((rows, _, _), first, stop) in enumerate(zip(shapes, [0, *stops], stops))
-            for start in range(first, stop, rows)]

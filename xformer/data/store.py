@@ -1,99 +1,121 @@
 """The token store: the ids of one split in memory-mapped files, with a manifest.
 
-    source.bin, target.bin                   ids of all examples end to end, little-endian
-    source_offsets.npy, target_offsets.npy   int64; example i is ids[offsets[i]:offsets[i + 1]]
-    manifest.json                            counts, type of the ids, fingerprints
+    COLUMN.ids.bin       ids of all rows end to end, little-endian
+    COLUMN.offsets.bin   int64; row i is ids[offsets[i]:offsets[i + 1]]
+    documents.bin        int64, texts only; document d is rows documents[d] ... documents[d + 1] - 1
+    manifest.json        counts, type of the ids, fingerprints
+
+Pairs have the columns source and target, a row an example, each ended by EOS. Texts have the
+column text, a row a sentence (or line, or chunk of a verbatim text); EOS ends the last row of a
+document, so that its ids are documents end to end.
 """
 
 import contextlib
 import hashlib
 import itertools
 import json
-import tempfile
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from xformer.config import UserError
-from xformer.data.sources import Pair
-from xformer.data.tokenizers import EOS, Tokenizers
+from xformer.data.tokenizers import Tokenizers
 
-FORMAT = 1
-CHUNK = 4096  # pairs tokenised at a time
-SIDES = ('source', 'target')
+FORMAT = 2
+COLUMNS = {'pairs': ('source', 'target'), 'texts': ('text',)}
+BATCH_ROWS, BATCH_CHARACTERS = 4096, 2**20  # tokenised at a time
+COMMIT_CHARACTERS, COMMIT_SECONDS = 2**26, 60  # between states that a killed build goes on from
+
+DOCUMENTS, PROGRESS = 'documents.bin', 'progress.json'
+
+
+class _Row(NamedTuple):
+    """Of the input: a text per column, and whether an example ends here."""
+
+    texts: tuple[str, ...]
+    last: bool
+
+
+class _Encoded(NamedTuple):
+    ids: Sequence[list[int]]
+    last: bool
+
+
+@dataclass(frozen=True)
+class Column:
+    """Rows of ids."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.ids[self.offsets[i]:self.offsets[i + 1]]
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The examples of one split; every source and every target ends with EOS."""
+    """The examples of one split: pairs, or documents of rows."""
 
-    source_ids: np.ndarray
-    source_offsets: np.ndarray
-    target_ids: np.ndarray
-    target_offsets: np.ndarray
+    columns: dict[str, Column]
+    documents: np.ndarray | None
     manifest: dict
 
     def __len__(self) -> int:
-        return len(self.source_offsets) - 1
+        return self.manifest['examples']
 
     @property
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of the ids and offsets."""
         return self.manifest['fingerprint']
 
-    @cached_property
-    def lengths_N2(self) -> np.ndarray:
-        """int32: source and target length of each example in tokens, EOS included."""
-        return np.stack([np.diff(self.source_offsets), np.diff(self.target_offsets)],
-                        axis=1).astype(np.int32)
 
-    def source(self, i: int) -> np.ndarray:
-        return self.source_ids[self.source_offsets[i]:self.source_offsets[i + 1]]
+def build_store(folder: Path, examples: Iterable, tokenizers: Tokenizers, *, kind: str, split: str,
+                max_length: int = 0, too_long: str = 'error',
+                say: Callable[[str], None] = lambda sentence: None,
+                progress: Callable[[int, int], None] = lambda examples, tokens: None
+                ) -> TokenStore:
+    """Tokenises `examples` ('pairs' or 'texts') into a new `folder`, and opens it.
 
-    def target(self, i: int) -> np.ndarray:
-        return self.target_ids[self.target_offsets[i]:self.target_offsets[i + 1]]
-
-
-def build_store(folder: Path, pairs: Iterable[Pair], tokenizers: Tokenizers, *, split: str,
-                max_length: int, too_long: str = 'error') -> TokenStore:
-    """Tokenises `pairs` into a new `folder`, some thousand at a time, and opens it.
-
-    Pairs with a side beyond `max_length` tokens are an error, or with too_long='drop' are left
-    out and counted in the manifest. Raises UserError for those, for a split without pairs, and
-    for a folder that cannot be written.
+    Memory stays bounded whatever their number. A killed build leaves its work beside the folder;
+    the next one reads the same examples again but tokenises only those not yet done, and ends
+    with the same bytes. Pairs with a side beyond `max_length` tokens are an error, or with
+    too_long='drop' left out, with 'cut' shortened, and counted in the manifest. `progress` hears
+    how many examples and tokens this call has done. One process at a time may build a folder.
+    Raises UserError for pairs too long, for a split without examples, and for a folder that
+    cannot be written.
     """
-    dtype = '<u2' if tokenizers.vocab_size <= 2**16 else '<u4'
-    with fresh_folder(folder) as unfinished:
-        lengths, digests, dropped = [], {side: hashlib.sha256() for side in SIDES}, 0
-        with (open(unfinished / 'source.bin', 'wb') as source_file,
-              open(unfinished / 'target.bin', 'wb') as target_file):
-            for first, chunk in _chunks(pairs):
-                encoded = _encode(chunk, tokenizers)
-                kept = [example for example in encoded if max(map(len, example)) <= max_length]
-                if len(kept) < len(chunk) and too_long == 'error':
-                    _refuse(first, chunk, encoded, split, max_length)
-                dropped += len(chunk) - len(kept)
-                lengths += [(len(source), len(target)) for source, target in kept]
-                for file, side, rows in zip((source_file, target_file), SIDES, zip(*kept)):
-                    ids = np.fromiter(itertools.chain.from_iterable(rows), dtype)
-                    file.write(ids.data)
-                    digests[side].update(ids.data)
-        if not lengths:
-            raise UserError(f'the {split} split has no pairs' + _why_empty(split, dropped))
-        offsets = np.zeros((len(lengths) + 1, 2), '<i8')
-        offsets[1:] = np.cumsum(lengths, axis=0)
-        for side, column in zip(SIDES, offsets.T):
-            np.save(unfinished / f'{side}_offsets.npy', np.ascontiguousarray(column))
-        digest = ''.join(digests[side].hexdigest() for side in SIDES).encode() + offsets.tobytes()
-        manifest = {
-            'format': FORMAT, 'split': split, 'examples': len(lengths), 'dropped': dropped,
-            'source_tokens': int(offsets[-1, 0]), 'target_tokens': int(offsets[-1, 1]),
-            'dtype': dtype, 'tokenizer': tokenizers.fingerprint,
-            'fingerprint': hashlib.sha256(digest).hexdigest()}
-        (unfinished / 'manifest.json').write_text(json.dumps(manifest, indent=1) + '\n')
+    identity = {'format': FORMAT, 'kind': kind, 'split': split,
+                'dtype': '<u2' if tokenizers.vocab_size <= 2**16 else '<u4',
+                'tokenizer': tokenizers.fingerprint,
+                'limit': [max_length, too_long] if kind == 'pairs' else None}
+    rows = _pair_rows(examples) if kind == 'pairs' else _sentence_rows(examples)
+    with unfinished(folder) as path, _Writer(path, identity, say) as writer:
+        counts, before = writer.counts, (writer.counts['examples'], writer.tokens)
+        next(itertools.islice(rows, counts['read'], counts['read']), None)  # skips what is done
+        for batch in _batches(rows):
+            encoded = kept = _encode(batch, tokenizers)
+            if kind == 'pairs':
+                beyond = sum(_longest(row) > max_length for row in encoded)
+                if too_long == 'cut':
+                    encoded = [_cut(row, max_length) for row in encoded]
+                    counts['cut'] += beyond
+                kept = [row for row in encoded if _longest(row) <= max_length]
+            if len(kept) < len(encoded) and too_long == 'error':
+                _refuse(counts['read'], batch, encoded, split, max_length)
+            writer.append(kept, len(batch), sum(len(text) for row in batch for text in row.texts))
+            progress(counts['examples'] - before[0], writer.tokens - before[1])
+        if not counts['examples']:
+            raise UserError(f'the {split} split has no {kind}' + _why_empty(split, counts))
+        writer.finish()
     return open_store(folder)
 
 
@@ -102,42 +124,44 @@ def open_store(folder: Path) -> TokenStore:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / 'manifest.json').read_text())
-        offsets = [np.load(folder / f'{side}_offsets.npy') for side in SIDES]
-        ids = [np.memmap(folder / f'{side}.bin', manifest['dtype'], mode='r') for side in SIDES]
+        columns = {name: Column(np.memmap(folder / f'{name}.ids.bin', manifest['dtype'], 'r'),
+                                np.memmap(folder / f'{name}.offsets.bin', '<i8', 'r'))
+                   for name in COLUMNS[manifest['kind']]}
+        documents = (np.memmap(folder / DOCUMENTS, '<i8', 'r')
+                     if manifest['kind'] == 'texts' else None)
         sound = manifest['format'] == FORMAT and all(
-            len(offset) == manifest['examples'] + 1
-            and len(tokens) == offset[-1] == manifest[f'{side}_tokens']
-            for side, offset, tokens in zip(SIDES, offsets, ids))
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            len(column) == manifest['rows']
+            and len(column.ids) == column.offsets[-1] == manifest[f'{name}_tokens']
+            for name, column in columns.items()) and (documents is None or (
+                len(documents) == manifest['examples'] + 1 and documents[-1] == manifest['rows']))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'the token store {folder} is missing or damaged ({error}); remove the '
                         'folder and prepare the data again') from None
     if not sound:
         raise UserError(f'the token store {folder} is damaged (its sizes do not match its '
                         'manifest); remove the folder and prepare the data again')
-    return TokenStore(ids[0], offsets[0], ids[1], offsets[1], manifest)
+    return TokenStore(columns, documents, manifest)
 
 
 @contextlib.contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name at the end, or vanishes on error.
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its name at the end.
 
-    If another process makes `folder` meanwhile, that one stays. Raises UserError when the folder
-    exists before, or cannot be written.
+    A kill, or a refusal of the system, leaves it for the next attempt; a mistake of the user's
+    does not. Raises UserError when `folder` exists before, or cannot be written.
     """
     folder = Path(folder)
+    path = folder.with_name(f'.{folder.name}.unfinished')
     with writing(folder):
         if folder.exists():
             raise UserError(f'{folder} exists already; remove it first')
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as parent:
-            unfinished = Path(parent, folder.name)
-            unfinished.mkdir()
-            yield unfinished
-            try:
-                unfinished.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+        except UserError:
+            shutil.rmtree(path)
+            raise
+        path.rename(folder)
 
 
 @contextlib.contextmanager
@@ -150,34 +174,170 @@ def writing(folder: Path) -> Iterator[None]:
                         'set XFORMER_CACHE to another folder') from None
 
 
-def _chunks(pairs: Iterable[Pair]) -> Iterator[tuple[int, list[Pair]]]:
-    """(ordinal of the first pair, from 1; up to CHUNK pairs)."""
-    iterator = iter(pairs)
-    for first in itertools.count(1, CHUNK):
-        chunk = list(itertools.islice(iterator, CHUNK))
-        if not chunk:
-            return
-        yield first, chunk
+class _Writer:
+    """The growing files of a store, and the state that a killed build goes on from."""
+
+    def __init__(self, folder: Path, identity: dict, say: Callable[[str], None]):
+        self.folder, self.identity = folder, identity
+        self.columns = COLUMNS[identity['kind']]
+        names = [f'{column}.{part}.bin' for column in self.columns for part in ('ids', 'offsets')]
+        names += [DOCUMENTS] if identity['kind'] == 'texts' else []
+        self.counts, sizes = self._saved(names, say) or (
+            dict.fromkeys(['read', 'rows', 'examples', 'dropped', 'cut',
+                           *(f'{column}_tokens' for column in self.columns)], 0), {})
+        self.files: dict[str, BinaryIO] = {}
+        with contextlib.ExitStack() as opening:
+            for name in names:
+                self.files[name] = opening.enter_context(open(folder / name, 'ab'))
+                self.files[name].truncate(sizes.get(name, 0))
+                self.files[name].seek(0, os.SEEK_END)
+                if name not in sizes and not name.endswith('ids.bin'):
+                    self.files[name].write(bytes(8))  # the first offset
+            self._opened = opening.pop_all()
+        self._committed, self._characters = time.monotonic(), 0
+
+    def __enter__(self) -> '_Writer':
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._opened.close()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written, of all columns."""
+        return sum(self.counts[f'{column}_tokens'] for column in self.columns)
+
+    def append(self, kept: list[_Encoded], read: int, characters: int) -> None:
+        """Write what is kept of `read` rows of input."""
+        counts = self.counts
+        for column, rows in zip(self.columns, zip(*(row.ids for row in kept))):
+            ids = np.fromiter(itertools.chain.from_iterable(rows), self.identity['dtype'])
+            ends = counts[f'{column}_tokens'] + np.cumsum([len(row) for row in rows], dtype='<i8')
+            self.files[f'{column}.ids.bin'].write(ids.data)
+            self.files[f'{column}.offsets.bin'].write(ends.data)
+            counts[f'{column}_tokens'] += len(ids)
+        last = np.array([row.last for row in kept], bool)
+        if DOCUMENTS in self.files:
+            ends = counts['rows'] + 1 + np.flatnonzero(last).astype('<i8')
+            self.files[DOCUMENTS].write(ends.data)
+        counts['read'] += read
+        counts['rows'] += len(kept)
+        counts['examples'] += int(last.sum())
+        counts['dropped'] += read - len(kept)
+        self._characters += characters
+        if (self._characters >= COMMIT_CHARACTERS
+                or time.monotonic() - self._committed >= COMMIT_SECONDS):
+            self._commit()
+
+    def finish(self) -> None:
+        """Make the files durable and describe them."""
+        self._commit()
+        manifest = self.identity | self.counts | {'fingerprint': self._fingerprint()}
+        del manifest['read']
+        _write_durably(self.folder / 'manifest.json', json.dumps(manifest, indent=1) + '\n')
+        (self.folder / PROGRESS).unlink()
+
+    def _commit(self) -> None:
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        state = {'identity': self.identity, 'counts': self.counts,
+                 'sizes': {name: file.tell() for name, file in self.files.items()}}
+        _write_durably(self.folder / PROGRESS, json.dumps(state))
+        self._committed, self._characters = time.monotonic(), 0
+
+    def _saved(self, names: list[str], say: Callable[[str], None]) -> tuple[dict, dict] | None:
+        """The counts and file sizes of an earlier attempt, if it can be gone on from."""
+        if not (self.folder / PROGRESS).exists():
+            return None
+        state = json.loads((self.folder / PROGRESS).read_text())
+        split, sizes = self.identity['split'], state['sizes']
+        if state['identity'] != self.identity or any(
+                (self.folder / name).stat().st_size < sizes[name] for name in names):
+            say(f'beginning {split} again: what an earlier attempt left is of no use')
+            return None
+        say(f'going on with {split} after {state["counts"]["examples"]:,} examples, which an '
+            'earlier attempt tokenised')
+        return state['counts'], sizes
+
+    def _fingerprint(self) -> str:
+        digests = []
+        for name in self.files:
+            with open(self.folder / name, 'rb') as file:
+                digests.append(hashlib.file_digest(file, 'sha256').hexdigest())
+        return hashlib.sha256(''.join(digests).encode()).hexdigest()
 
 
-def _encode(chunk: list[Pair], tokenizers: Tokenizers) -> list[tuple[list[int], list[int]]]:
-    sources, targets = zip(*chunk)
-    return [(source + [EOS], target + [EOS]) for source, target in zip(
-        tokenizers.source.encode_batch(sources), tokenizers.target.encode_batch(targets))]
+def _write_durably(path: Path, text: str) -> None:
+    """The old content or the new, whenever the machine stops."""
+    fresh = path.with_name(path.name + '.tmp')
+    with open(fresh, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
 
 
-def _refuse(first: int, chunk: list[Pair], encoded: list, split: str, max_length: int) -> None:
-    """Raises UserError about the first pair of the chunk that is too long."""
-    for ordinal, (source, _), lengths in zip(
-            itertools.count(first), chunk, (tuple(map(len, example)) for example in encoded)):
-        if max(lengths) > max_length:
-            raise UserError(
-                f'pair {ordinal:,} of {split} ({source[:40]!r}...) has {lengths[0]:,} source and '
-                f'{lengths[1]:,} target tokens, beyond model.max_length={max_length}; set '
-                f'--config.data.too_long=drop or --config.model.max_length={max(lengths)}')
+def _pair_rows(pairs: Iterable[tuple[str, str]]) -> Iterator[_Row]:
+    return (_Row(pair, True) for pair in pairs)
 
 
-def _why_empty(split: str, dropped: int) -> str:
-    if dropped:
-        return f': all {dropped:,} were too long; set a larger --config.model.max_length'
+def _sentence_rows(documents: Iterable[Iterable[str]]) -> Iterator[_Row]:
+    for document in documents:
+        before = None
+        for sentence in document:
+            if before is not None:
+                yield _Row((before,), False)
+            before = sentence
+        if before is not None:
+            yield _Row((before,), True)
+
+
+def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    """Up to BATCH_ROWS rows with, but for the last of them, less than BATCH_CHARACTERS."""
+    batch, characters = [], 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(map(len, row.texts))
+        if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(batch: list[_Row], tokenizers: Tokenizers) -> list[_Encoded]:
+    columns = zip(*(row.texts for row in batch))
+    ids = zip(*(tokenizer.encode_batch(list(texts)) for tokenizer, texts in zip(
+        (tokenizers.source, tokenizers.target), columns)))
+    end = [tokenizers.special.eos]
+    return [_Encoded([column + end for column in columns] if row.last else columns, row.last)
+            for columns, row in zip(ids, batch)]
+
+
+def _longest(row: _Encoded) -> int:
+    return max(map(len, row.ids))
+
+
+def _cut(row: _Encoded, max_length: int) -> _Encoded:
+    """Its sides with at most `max_length` tokens, the end token kept."""
+    return row._replace(ids=[ids if len(ids) <= max_length else ids[:max_length - 1] + ids[-1:]
+                             for ids in row.ids])
+
+
+def _refuse(read: int, batch: list[_Row], encoded: list[_Encoded], split: str, max_length: int
+            ) -> None:
+    """Raises UserError about the first pair of the batch that is too long."""
+    i = next(i for i, row in enumerate(encoded) if _longest(row) > max_length)
+    source, target = map(len, encoded[i].ids)
+    raise UserError(
+        f'pair {read + i + 1:,} of {split} ({batch[i].texts[0][:40]!r}...) has {source:,} source '
+        f'and {target:,} target tokens, beyond model.max_length={max_length}; set '
+        f'--config.data.too_long=drop (or cut) or --config.model.max_length={max(source, target)}')
+
+
+def _why_empty(split: str, counts: dict) -> str:
+    if counts['dropped']:
+        return (f": all {counts['dropped']:,} were too long; set a larger "
+                '--config.model.max_length')
     return f'; give --config.data.{split}=FILE or a larger --config.data.train'

@@ -16,7 +16,7 @@ EXTRA_LENGTH = 50  # longest output: source + 50 tokens (Vaswani et al. 2017, se
 
 
 class Output(NamedTuple):
-    ids: list[int]  # EOS included where there is one
+    ids: list[int]  # the end token included where there is one
     score: float  # log-probability ÷ length penalty
 
 
@@ -38,14 +38,14 @@ def search(model: Seq2Seq, config: Config, params, source_BS, source_lengths_B, 
     cache = model.apply({'params': params}, source_BS, source_lengths_B, beam_size, max_length,
                         method='start')
     if beam_size == 1:
-        return greedy(extend, cache, limits_B, max_length, config.decode)
-    return beam_search(extend, _reorder, cache, limits_B, max_length, config.decode)
+        return greedy(extend, cache, limits_B, max_length, config)
+    return beam_search(extend, _reorder, cache, limits_B, max_length, config)
 
 
 def _reorder(cache: Cache, rows_R) -> Cache:
     """The cache with row r a copy of row rows_R[r]; the memory is shared and stays."""
     return cache.replace(layers=[
-        layer.replace(k_BMNH=layer.k_BMNH[rows_R], v_BMNH=layer.v_BMNH[rows_R])
+        layer.replace(k_BMKH=layer.k_BMKH[rows_R], v_BMKH=layer.v_BMKH[rows_R])
         for layer in cache.layers])
 
 
@@ -62,7 +62,7 @@ class Generator:
 
     def __call__(self, sources: Sequence[Sequence[int]],
                  progress: Callable[[int], None] = lambda done: None) -> list[list[Output]]:
-        """The n-best outputs of each source (token ids, EOS included), in the order given."""
+        """The n-best outputs of each source (token ids, end token included), in the order given."""
         outputs: list[list[Output]] = [[] for _ in sources]
         done = 0
         for indices, shape in batches_by_length([len(ids) for ids in sources],
@@ -75,7 +75,7 @@ class Generator:
 
     def _decode(self, sources: list[Sequence[int]], shape: tuple[int, int]):
         rows, S = shape
-        source_BS = np.zeros((rows, S), np.int32)
+        source_BS = np.full((rows, S), self._config.model.pad_id, np.int32)
         lengths_B = np.zeros(rows, np.int32)
         for row, ids in enumerate(sources):
             source_BS[row, :len(ids)] = ids

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import numpy as np
 
 from xformer.compiled import Compilations
 from xformer.config import Config
-from xformer.data.tokenizers import BOS, EOS, Tokenizers
+from xformer.data.tokenizers import Tokenizers
 from xformer.evaluate.split import encode_sources
 from xformer.models.seq2seq import Seq2Seq
 
@@ -40,24 +39,29 @@ def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, para
     Row t is the attention in effect when target token t was predicted; end tokens are included.
     """
     sources = encode_sources([source for source, _ in pairs], config, tokenizers)
-    targets = [tokenizers.target.encode(target) + [EOS] for _, target in pairs]
-    source_BS, target_BT = _padded(sources), _padded(targets)
+    special = tokenizers.special
+    targets = [(tokenizers.target.encode(target) + [special.eos])[:config.model.max_length]
+               for _, target in pairs]
+    source_BS, target_BT = _padded(sources, special.pad), _padded(targets, special.pad)
     inputs_BT = np.roll(target_BT, 1, axis=1)
-    inputs_BT[:, 0] = BOS
+    inputs_BT[:, 0] = special.bos
 
     lengths_B = np.array([len(ids) for ids in sources], np.int32)
-    look = compilations.wrap('attention_maps', jax.jit(partial(
-        model.apply, method='attention_maps')))
-    maps_BTS = np.asarray(look({'params': params}, source_BS, lengths_B, inputs_BT)
-                          ['decoder']['cross'][-1].mean(axis=1))
+
+    def attention_maps(params, *inputs):
+        looks = model.apply({'params': params}, *inputs, method='look')
+        return looks['decoder']['cross'][-1].mean(axis=1)
+
+    look = compilations.wrap('attention_maps', jax.jit(attention_maps))
+    maps_BTS = np.asarray(look(params, source_BS, lengths_B, inputs_BT))
     return [Alignment(tuple(tokenizers.source.tokens(source)),
                       tuple(tokenizers.target.tokens(target)),
                       weights_TS[:len(target), :len(source)])
             for source, target, weights_TS in zip(sources, targets, maps_BTS)]
 
 
-def _padded(rows: list[list[int]]) -> np.ndarray:
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+def _padded(rows: list[list[int]], pad: int) -> np.ndarray:
+    ids = np.full((len(rows), max(map(len, rows))), pad, np.int32)
     for row, values in zip(ids, rows):
         row[:len(values)] = values
     return ids

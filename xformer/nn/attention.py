@@ -2,7 +2,8 @@
 
 Source: Vaswani et al. 2017, section 3.2.1, equation 1. Every form takes the same arguments:
 
-    q_BTNH, k_BSNH, v_BSNH   queries, keys and values of all heads
+    q_BTNH, k_BSKH, v_BSKH   queries of all heads; keys and values of K heads, each of which serves
+                             N/K query heads (K = N is the original; Ainslie et al. 2023)
     mask_BTS                 true where a query may see a key, or None for everywhere
     bias_NTS                 added to the scores of every example, or None
     drop_BNTS                dropout factors (0 or 1/(1-rate)) of the weights, or None
@@ -42,12 +43,14 @@ def attend_one_head(q_TH, k_SH, v_SH, mask_TS=None, bias_TS=None, drop_TS=None) 
     return weights_TS.astype(v_SH.dtype) @ v_SH
 
 
-def reference_attention(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None,
+def reference_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None,
                         drop_BNTS=None) -> jax.Array:
     """`attend_one_head` lifted over heads, then over the batch."""
     def axis(value, index):
         return None if value is None else index
 
+    served = q_BTNH.shape[2] // k_BSKH.shape[2]
+    k_BSNH, v_BSNH = (jnp.repeat(each, served, axis=2) for each in (k_BSKH, v_BSKH))
     over_heads = jax.vmap(
         attend_one_head, in_axes=(1, 1, 1, None, axis(bias_NTS, 0), axis(drop_BNTS, 0)),
         out_axes=1)
@@ -58,22 +61,35 @@ def reference_attention(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None,
     return over_batch(q_BTNH, k_BSNH, v_BSNH, mask_BTS, bias_NTS, drop_BNTS)
 
 
-def attention_weights(q_BTNH, k_BSNH, mask_BTS=None, bias_NTS=None) -> jax.Array:
+def attention_weights(q_BTNH, k_BSKH, mask_BTS=None, bias_NTS=None) -> jax.Array:
     """weights_BNTS, float32: what each query of each head looks at."""
-    scores_BNTS = jnp.einsum('btnh,bsnh->bnts', q_BTNH, k_BSNH,
-                             preferred_element_type=jnp.float32) * q_BTNH.shape[-1] ** -0.5
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    if K == N:
+        scores_BNTS = jnp.einsum('btnh,bsnh->bnts', q_BTNH, k_BSKH,
+                                 preferred_element_type=jnp.float32)
+    else:
+        scores_BNTS = jnp.einsum('btkgh,bskh->bkgts', q_BTNH.reshape(B, T, K, N // K, H), k_BSKH,
+                                 preferred_element_type=jnp.float32).reshape(B, N, T, S)
+    scores_BNTS = scores_BNTS * H ** -0.5
     if bias_NTS is not None:
         scores_BNTS = scores_BNTS + bias_NTS[None]
     return masked_softmax(scores_BNTS, None if mask_BTS is None else mask_BTS[:, None])
 
 
-def xla_attention(q_BTNH, k_BSNH, v_BSNH, mask_BTS=None, bias_NTS=None,
+def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None,
                   drop_BNTS=None) -> jax.Array:
     """The same as two batched matrix products, which XLA fuses with the softmax between."""
-    weights_BNTS = attention_weights(q_BTNH, k_BSNH, mask_BTS, bias_NTS)
+    weights_BNTS = attention_weights(q_BTNH, k_BSKH, mask_BTS, bias_NTS)
     if drop_BNTS is not None:
         weights_BNTS = weights_BNTS * drop_BNTS
-    return jnp.einsum('bnts,bsnh->btnh', weights_BNTS.astype(v_BSNH.dtype), v_BSNH)
+    weights_BNTS = weights_BNTS.astype(v_BSKH.dtype)
+    B, N, T, S = weights_BNTS.shape
+    K = v_BSKH.shape[2]
+    if K == N:
+        return jnp.einsum('bnts,bsnh->btnh', weights_BNTS, v_BSKH)
+    out_BTKGH = jnp.einsum('bkgts,bskh->btkgh', weights_BNTS.reshape(B, K, N // K, T, S), v_BSKH)
+    return out_BTKGH.reshape(q_BTNH.shape)
 
 
 BACKENDS: dict[str, Attention] = {'reference': reference_attention, 'xla': xla_attention}

@@ -1,25 +1,56 @@
-"""The pieces of a block: linear maps, LayerNorm, dropout, attention with heads, feed-forward.
+"""The pieces of a block: linear maps, norms, dropout, attention with heads, feed-forward.
 
 Parameters are float32; a layer computes in the type of its input, except for softmax and the
 statistics of norms, which are float32.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from xformer.config import ModelConfig
 from xformer.nn import attention as attention_lib
 from xformer.nn.masks import Mask
+from xformer.nn.positions import rotate
 
-glorot_uniform = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+_gelu = functools.partial(jax.nn.gelu, approximate=False)
+_gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
+ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': _gelu, 'gelu_tanh': _gelu_tanh, 'silu': jax.nn.silu}
+GATES = {'geglu': _gelu, 'geglu_tanh': _gelu_tanh, 'swiglu': jax.nn.silu}  # Shazeer 2020
 
-ACTIVATIONS = {
-    'relu': jax.nn.relu,
-    'gelu': functools.partial(jax.nn.gelu, approximate=False),
-    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
-}
+
+class Initial(NamedTuple):
+    """How parameters begin: any kernel, kernels that write to the residual stream, embeddings."""
+
+    kernel: nn.initializers.Initializer
+    residual: nn.initializers.Initializer
+    embedding: nn.initializers.Initializer
+
+
+def initial(config: ModelConfig) -> Initial:
+    """As in the paper that config.init names.
+
+    glorot  uniform kernels; embeddings of variance 1/D (Vaswani et al. 2017's own code)
+    bert    all normal of deviation 0.02, cut at two deviations (Devlin et al. 2019)
+    gpt2    all normal of deviation 0.02, into the residual stream ÷ √(2L) (Radford et al. 2019)
+    t5      kernels of variance 1/fan-in, embeddings of variance 1 (Raffel et al. 2020). T5 does
+            not divide attention's scores by √H but begins with smaller queries: the same
+    """
+    normal = nn.initializers.normal
+    if config.init == 'glorot':
+        kernel = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+        return Initial(kernel, kernel, normal(config.d_model ** -0.5))
+    if config.init == 't5':
+        kernel = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+        return Initial(kernel, kernel, normal(1.0))
+    if config.init == 'gpt2':
+        depth = config.num_encoder_layers + config.num_decoder_layers
+        return Initial(normal(0.02), normal(0.02 * (2 * depth) ** -0.5), normal(0.02))
+    kernel = nn.initializers.truncated_normal(0.02)
+    return Initial(kernel, kernel, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -45,47 +76,89 @@ _product.defvjp(lambda x_NI, kernel_IO, out_type: (_product(x_NI, kernel_IO, out
                                                    (x_NI, kernel_IO)), _product_gradient)
 
 
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array, out_type=None) -> jax.Array:
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, out_type=None) -> jax.Array:
     """x [..., I] @ kernel [I, O] + bias [O], in the type of x; summed and returned in `out_type`.
 
     The leading axes are flattened to one axis of tokens first: XLA's CPU backend takes twice as
     long for the kernel's gradient when it has to contract two axes.
     """
     y = _product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), out_type)
-    return (y + bias.astype(y.dtype)[None]).reshape(*x.shape[:-1], kernel.shape[-1])
+    if bias is not None:
+        y = y + bias.astype(y.dtype)[None]
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Linear(nn.Module):
-    """A linear map to `features`, Glorot-uniform kernel and zero bias."""
+    """A linear map to `features`, with a bias that begins at zero."""
 
     features: int
+    initial: nn.initializers.Initializer
+    use_bias: bool = True
     out_type: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param('kernel', glorot_uniform, (x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        kernel = self.param('kernel', self.initial, (x.shape[-1], self.features))
+        bias = None
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,))
         return linear(x, kernel, bias, self.out_type)
 
 
-def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the last axis, then scale and bias (Ba et al. 2016)."""
-    ones = (1,) * (x.ndim - 1)
-    x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    normal = centred * jax.lax.rsqrt(variance + 1e-6)
-    return (normal * scale_D.reshape(*ones, -1) + bias_D.reshape(*ones, -1)).astype(x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise(x_XD, scale_D, bias_D, epsilon: float, centre: bool) -> jax.Array:
+    """LayerNorm (`centre`; Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) of every row:
+    unit variance or mean square, of the rows minus their mean if centred; then scale and bias.
+
+    Its own gradient needs fewer passes over memory than the derived one; same values.
+    """
+    return _normalise(x_XD, scale_D, bias_D, epsilon, centre)[0]
 
 
-class LayerNorm(nn.Module):
-    """`layer_norm` with scale 1 and bias 0 to begin with."""
+def _normalise(x_XD, scale_D, bias_D, epsilon, centre):
+    x32 = x_XD.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True) if centre else 0.0
+    inverse = jax.lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
+    y_XD = (x32 - mean) * inverse * scale_D[None]
+    if bias_D is not None:
+        y_XD = y_XD + bias_D[None]
+    return y_XD.astype(x_XD.dtype), (x_XD, mean, inverse, scale_D, bias_D)
+
+
+def _normalise_gradient(epsilon, centre, saved, g_XD):
+    x_XD, mean, inverse, scale_D, bias_D = saved
+    g32 = g_XD.astype(jnp.float32)
+    normal = (x_XD.astype(jnp.float32) - mean) * inverse
+    g_normal = g32 * scale_D[None]
+    along = g_normal - normal * (g_normal * normal).mean(-1, keepdims=True)
+    if centre:
+        along = along - g_normal.mean(-1, keepdims=True)
+
+    def over_rows(each_XD):  # as a product: XLA's CPU backend sums columns slowly
+        ones = jnp.ones((1, len(each_XD)))
+        return jnp.matmul(ones, each_XD, precision=jax.lax.Precision.HIGHEST)[0]
+    return ((along * inverse).astype(x_XD.dtype), over_rows(g32 * normal),
+            None if bias_D is None else over_rows(g32))
+
+
+normalise.defvjp(_normalise, _normalise_gradient)
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm over the last axis, by the configuration; scale 1 and bias 0 at first.
+    """
+
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1],)
-        return layer_norm(x, self.param('scale', nn.initializers.ones, shape),
-                          self.param('bias', nn.initializers.zeros, shape))
+        c, shape, bias = self.config, (x.shape[-1],), None
+        scale = self.param('scale', nn.initializers.ones, shape)
+        centre = c.norm == 'layer'
+        if centre and c.biases:
+            bias = self.param('bias', nn.initializers.zeros, shape)
+        y = normalise(x.reshape(-1, x.shape[-1]), scale, bias, c.norm_epsilon, centre)
+        return y.reshape(x.shape)
 
 
 def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
@@ -132,56 +205,71 @@ class Dropout(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Project to heads, attend, concatenate, project (Vaswani et al. 2017, section 3.2.2).
 
-    Keys and values are computed by a call of their own, so that decoding can keep them.
+    Keys and values are computed by a call of their own, so that decoding can keep them. With
+    positions, queries and keys are turned by them (rotary).
     """
 
-    d_model: int
-    num_heads: int
-    dropout: float
-    backend: str
+    config: ModelConfig
 
     def setup(self):
-        self.query, self.key, self.value, self.out = (Linear(self.d_model) for _ in range(4))
-        self.drop = Dropout(self.dropout)
+        c, start = self.config, initial(self.config)
+        self.width = c.head_width or c.d_model // c.num_heads
+        key_width = (c.num_kv_heads or c.num_heads) * self.width
+        self.query = Linear(c.num_heads * self.width, start.kernel, c.biases)
+        self.key = Linear(key_width, start.kernel, c.biases)
+        self.value = Linear(key_width, start.kernel, c.biases)
+        self.out = Linear(c.d_model, start.residual, c.biases)
+        self.drop = Dropout(c.attention_dropout)
 
-    def _heads(self, x_BTD: jax.Array) -> jax.Array:
-        return x_BTD.reshape(*x_BTD.shape[:2], self.num_heads, self.d_model // self.num_heads)
+    def _heads(self, x_BTD: jax.Array, positions_BT=None) -> jax.Array:
+        x_BTNH = x_BTD.reshape(*x_BTD.shape[:2], -1, self.width)
+        return x_BTNH if positions_BT is None else rotate(x_BTNH, positions_BT)
 
-    def keys_values(self, source_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """k_BSNH and v_BSNH of what is attended to."""
-        return self._heads(self.key(source_BSD)), self._heads(self.value(source_BSD))
+    def keys_values(self, source_BSD, positions_BS=None) -> tuple[jax.Array, jax.Array]:
+        """k_BSKH and v_BSKH of what is attended to."""
+        return self._heads(self.key(source_BSD), positions_BS), self._heads(self.value(source_BSD))
 
-    def weights(self, x_BTD: jax.Array, k_BSNH: jax.Array, mask: Mask) -> jax.Array:
+    def weights(self, x_BTD, k_BSKH, mask: Mask, bias_NTS=None, positions_BT=None) -> jax.Array:
         """The attention map weights_BNTS, for looking at."""
-        mask_BTS = mask.to_bool(x_BTD.shape[1], k_BSNH.shape[1])
-        return attention_lib.attention_weights(self._heads(self.query(x_BTD)), k_BSNH, mask_BTS)
+        mask_BTS = mask.to_bool(x_BTD.shape[1], k_BSKH.shape[1])
+        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
+        return attention_lib.attention_weights(q_BTNH, k_BSKH, mask_BTS, bias_NTS)
 
-    def __call__(self, x_BTD, k_BSNH, v_BSNH, mask: Mask) -> jax.Array:
+    def __call__(self, x_BTD, k_BSKH, v_BSKH, mask: Mask, bias_NTS=None,
+                 positions_BT=None) -> jax.Array:
         """out_BTD. The batch of x may be a multiple G of that of the keys: the G hypotheses of
         one example share its keys, and are attended for as G·T queries of that example.
         """
-        B, S = k_BSNH.shape[:2]
+        B, S = k_BSKH.shape[:2]
         T = x_BTD.shape[1]
-        q_BTNH = self._heads(self.query(x_BTD))
+        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
         mask_BTS = mask.to_bool(T, S)
         if x_BTD.shape[0] != B:
             groups = x_BTD.shape[0] // B
             q_BTNH = q_BTNH.reshape(B, groups * T, *q_BTNH.shape[2:])
             mask_BTS = None if mask_BTS is None else jnp.tile(mask_BTS, (1, groups, 1))
-        drop_BNTS = self.drop.factors((B, self.num_heads, q_BTNH.shape[1], S))
-        out = attention_lib.BACKENDS[self.backend](
-            q_BTNH, k_BSNH, v_BSNH, mask_BTS, drop_BNTS=drop_BNTS)
-        return self.out(out.reshape(x_BTD.shape))
+        drop_BNTS = self.drop.factors((B, self.config.num_heads, q_BTNH.shape[1], S))
+        out = attention_lib.BACKENDS[self.config.attention](
+            q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias_NTS, drop_BNTS)
+        return self.out(out.reshape(*x_BTD.shape[:2], -1))
 
 
 class FeedForward(nn.Module):
-    """Position-wise: linear, activation, linear (Vaswani et al. 2017, section 3.3)."""
+    """Position-wise: linear, activation, linear (Vaswani et al. 2017, section 3.3).
 
-    d_ff: int
-    activation: str
-    dropout: float
+    Gated kinds (Shazeer 2020) multiply the activation of one linear map with another.
+    """
+
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        h_BTF = ACTIVATIONS[self.activation](Linear(self.d_ff, name='up')(x_BTD))
-        return Linear(x_BTD.shape[-1], name='down')(Dropout(self.dropout)(h_BTF))
+        c, start = self.config, initial(self.config)
+        h_BTF = Linear(c.d_ff, start.kernel, c.biases, name='up')(x_BTD)
+        if c.activation in GATES:
+            gate_BTF = Linear(c.d_ff, start.kernel, c.biases, name='gate')(x_BTD)
+            h_BTF = GATES[c.activation](gate_BTF) * h_BTF
+        else:
+            h_BTF = ACTIVATIONS[c.activation](h_BTF)
+        h_BTF = Dropout(c.activation_dropout)(h_BTF)
+        return Linear(c.d_model, start.residual, c.biases, name='down')(h_BTF)

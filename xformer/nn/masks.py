@@ -1,8 +1,17 @@
 """Which query may see which key: a small specification, turned into booleans in one place."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+
+class Packing(NamedTuple):
+    """Several documents in one row: which one a token belongs to, and its place in it."""
+
+    segments_BT: jax.Array  # documents count from 1 in every row; 0 is padding
+    positions_BT: jax.Array  # restart at 0 in every document
 
 
 @struct.dataclass
@@ -23,6 +32,13 @@ class Mask:
     key_lengths_B: jax.Array | None = None
     query_segments_BT: jax.Array | None = None
     key_segments_BS: jax.Array | None = None
+
+    def packed(self, queries: Packing | None, keys: Packing | None = None) -> 'Mask':
+        """This and, if rows are packed, segments; the keys are the queries' own unless given."""
+        if queries is None:
+            return self
+        return self.replace(query_segments_BT=queries.segments_BT,
+                            key_segments_BS=(keys or queries).segments_BT)
 
     def to_bool(self, query_length: int, key_length: int) -> jax.Array | None:
         """mask_BTS, true where attention is allowed (B is 1 if nothing depends on the example).

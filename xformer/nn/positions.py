@@ -1,7 +1,15 @@
-"""How a token knows where it is."""
+"""How a token knows where it is.
+
+Added to the embeddings: sinusoidal, or learned (a table, in `nn.embedding`). Added to attention's
+scores: T5's relative bias, ALiBi. Turned into queries and keys: rotary.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
+
+NUM_BUCKETS, MAX_DISTANCE = 32, 128  # of T5's relative bias
 
 
 def sinusoidal(positions: jax.Array, d_model: int) -> jax.Array:
@@ -10,8 +18,65 @@ def sinusoidal(positions: jax.Array, d_model: int) -> jax.Array:
     positions: any shape [...] of integers. Returns [..., D] float32.
     Source: Vaswani et al. 2017, section 3.5.
     """
-    frequency = 10_000.0 ** (-jnp.arange(0, d_model, 2, dtype=jnp.float32) / d_model)
-    angle = positions[..., None].astype(jnp.float32) * frequency.reshape(
-        (1,) * positions.ndim + (-1,))
+    angle = _angles(positions, d_model)
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(
         *positions.shape, d_model)
+
+
+def _angles(positions: jax.Array, width: int) -> jax.Array:
+    """positions / 10000^(2i/width), float32 of shape [..., width / 2]."""
+    frequency = 10_000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    return positions[..., None].astype(jnp.float32) * frequency.reshape(
+        (1,) * positions.ndim + (-1,))
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Queries or keys turned by their positions, so that q·k depends on the distance alone.
+
+    Pairs (i, i + H/2) turn by pos / 10000^(2i/H), the layout of GPT-NeoX and Llama.
+    Source: Su et al. 2021 (RoFormer), section 3.4.2.
+    """
+    angle_BT1h = _angles(positions_BT, x_BTNH.shape[-1])[:, :, None]
+    cos, sin = jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNH.dtype)
+
+
+def distances(query_length: int, key_length: int, offset=0) -> jax.Array:
+    """distance_TS = key position - query position, where the first query is at `offset`."""
+    return jnp.arange(key_length)[None] - (offset + jnp.arange(query_length))[:, None]
+
+
+def alibi_bias(distance_TS: jax.Array, num_heads: int) -> jax.Array:
+    """bias_NTS = -slope_n · |distance| (Press et al. 2022, section 3).
+
+    The slopes are 2^(-8n/N) for N a power of two; else those of the power below, filled up with
+    every second slope of the power above, as in the authors' code.
+    """
+    def slopes(count):
+        return [2.0 ** (-8.0 * (n + 1) / count) for n in range(count)]
+
+    power = 2 ** math.floor(math.log2(num_heads))
+    chosen = slopes(power) + slopes(2 * power)[::2][:num_heads - power]
+    return -jnp.array(chosen)[:, None, None] * jnp.abs(distance_TS)[None].astype(jnp.float32)
+
+
+def relative_buckets(distance_TS: jax.Array, bidirectional: bool) -> jax.Array:
+    """T5's bucket of each distance, int32 [T, S] in 0 ... NUM_BUCKETS - 1.
+
+    Half of a direction's buckets are exact distances, the others grow in logarithmic steps up to
+    MAX_DISTANCE, beyond which all are one. Keys after the query have buckets of their own, or if
+    not `bidirectional` the bucket of distance 0. Source: Raffel et al. 2020, section 2.1.
+    """
+    buckets, first = NUM_BUCKETS, 0
+    if bidirectional:
+        buckets //= 2
+        first = jnp.where(distance_TS > 0, buckets, 0)
+        back_TS = jnp.abs(distance_TS)
+    else:
+        back_TS = jnp.maximum(-distance_TS, 0)
+    exact = buckets // 2
+    steps = jnp.log(jnp.maximum(back_TS, 1) / exact) / math.log(MAX_DISTANCE / exact)
+    far_TS = exact + (steps * (buckets - exact)).astype(jnp.int32)
+    return first + jnp.where(back_TS < exact, back_TS, jnp.minimum(far_TS, buckets - 1))

@@ -1,9 +1,9 @@
 """The Transformer block and a stack of them.
 
-A stack keeps the parameters of its L blocks in one tree with a leading layer axis, initialised
-by `vmap` over layers. The forward pass is a `lax.scan` over that axis (compiled once whatever L
-is) or a Python loop (`layers=unroll`, faster on a CPU, and plain to debug): same parameters, same
-values.
+A stack keeps the parameters of its L blocks in one tree with a leading layer axis (of length 1 if
+all layers share them), initialised by `vmap` over layers. The forward pass is a `lax.scan` over
+that axis (compiled once whatever L is) or a Python loop (`layers=unroll`, faster on a CPU, and
+plain to debug): same parameters, same values.
 """
 
 import jax
@@ -12,35 +12,46 @@ from flax import linen as nn
 from flax import struct
 
 from xformer.config import ModelConfig
-from xformer.nn.layers import Dropout, FeedForward, LayerNorm, MultiHeadAttention
+from xformer.nn.layers import Dropout, FeedForward, MultiHeadAttention, Norm
 from xformer.nn.masks import Mask
+from xformer.nn.positions import NUM_BUCKETS, alibi_bias, distances, relative_buckets
+
+
+@struct.dataclass
+class View:
+    """How the tokens of self-attention see each other: who sees whom, and where they are."""
+
+    mask: Mask
+    bias_NTS: jax.Array | None = None  # relative or ALiBi positions
+    positions_BT: jax.Array | None = None  # rotary positions
 
 
 @struct.dataclass
 class LayerCache:
     """What one block remembers while decoding: its own keys and values, and the memory's.
 
-    k_BMNH, v_BMNH: room for M positions, filled up to the cache's position. B may be a multiple
-        of C, the batch of the memory: hypotheses of one example share cross_k and cross_v.
+    k_BMKH, v_BMKH: room for M positions, filled up to the cache's position. B may be a multiple
+        of C, the batch of the memory: hypotheses of one example share cross_k and cross_v, which
+        are None in a decoder without a memory.
     """
 
-    k_BMNH: jax.Array
-    v_BMNH: jax.Array
-    cross_k_CSNH: jax.Array
-    cross_v_CSNH: jax.Array
+    k_BMKH: jax.Array
+    v_BMKH: jax.Array
+    cross_k_CSKH: jax.Array | None = None
+    cross_v_CSKH: jax.Array | None = None
 
-    def append(self, k_BTNH, v_BTNH, position) -> 'LayerCache':
+    def append(self, k_BTKH, v_BTKH, position) -> 'LayerCache':
         """With T more keys and values from `position` on; room is checked by the caller."""
         at = (0, position, 0, 0)
-        return self.replace(k_BMNH=jax.lax.dynamic_update_slice(self.k_BMNH, k_BTNH, at),
-                            v_BMNH=jax.lax.dynamic_update_slice(self.v_BMNH, v_BTNH, at))
+        return self.replace(k_BMKH=jax.lax.dynamic_update_slice(self.k_BMKH, k_BTKH, at),
+                            v_BMKH=jax.lax.dynamic_update_slice(self.v_BMKH, v_BTKH, at))
 
 
 class Block(nn.Module):
     """Self-attention, cross-attention where there is a memory, feed-forward; each residual.
 
-    LayerNorm comes after each sub-layer, LayerNorm(x + f(x)), as in Vaswani et al. 2017, or
-    before, x + f(LayerNorm(x)), as in Xiong et al. 2020.
+    The norm comes after each sub-layer, Norm(x + f(x)), as in Vaswani et al. 2017, or before,
+    x + f(Norm(x)), as in Xiong et al. 2020.
     """
 
     config: ModelConfig
@@ -48,14 +59,13 @@ class Block(nn.Module):
 
     def setup(self):
         c = self.config
-        attention = (c.d_model, c.num_heads, c.attention_dropout, c.attention)
-        self.self_attention = MultiHeadAttention(*attention)
-        self.self_attention_norm = LayerNorm()
+        self.self_attention = MultiHeadAttention(c)
+        self.self_attention_norm = Norm(c)
         if self.cross:
-            self.cross_attention = MultiHeadAttention(*attention)
-            self.cross_attention_norm = LayerNorm()
-        self.feed_forward = FeedForward(c.d_ff, c.activation, c.activation_dropout)
-        self.feed_forward_norm = LayerNorm()
+            self.cross_attention = MultiHeadAttention(c)
+            self.cross_attention_norm = Norm(c)
+        self.feed_forward = FeedForward(c)
+        self.feed_forward_norm = Norm(c)
         self.drop = Dropout(c.dropout)
 
     def _residual(self, norm, sublayer, x_BTD):
@@ -70,45 +80,50 @@ class Block(nn.Module):
         return self._residual(self.feed_forward_norm, self.feed_forward, x_BTD)
 
     def memory(self, memory_CSD):
-        """cross_k_CSNH, cross_v_CSNH: this block's keys and values of the encoder's output."""
+        """cross_k_CSKH, cross_v_CSKH: this block's keys and values of the encoder's output."""
         return self.cross_attention.keys_values(memory_CSD)
 
-    def __call__(self, x_BTD, mask: Mask, memory_BSD=None, memory_mask: Mask | None = None,
+    def __call__(self, x_BTD, view: View, memory_BSD=None, memory_mask: Mask | None = None,
                  look: bool = False):
-        """x_BTD after the block and, with `look`, its attention maps {'self', 'cross'}: BNTS."""
-        maps = {}
+        """x_BTD after the block and, with `look`, {'hidden': x_BTD, 'self', 'cross': maps_BNTS}."""
+        looks = {}
 
         def self_attention(h_BTD):
-            k, v = self.self_attention.keys_values(h_BTD)
+            k, v = self.self_attention.keys_values(h_BTD, view.positions_BT)
+            how = (view.mask, view.bias_NTS, view.positions_BT)
             if look:
-                maps['self'] = self.self_attention.weights(h_BTD, k, mask)
-            return self.self_attention(h_BTD, k, v, mask)
+                looks['self'] = self.self_attention.weights(h_BTD, k, *how)
+            return self.self_attention(h_BTD, k, v, *how)
 
         def cross_attention(h_BTD):
             k, v = self.memory(memory_BSD)
             if look:
-                maps['cross'] = self.cross_attention.weights(h_BTD, k, memory_mask)
+                looks['cross'] = self.cross_attention.weights(h_BTD, k, memory_mask)
             return self.cross_attention(h_BTD, k, v, memory_mask)
 
-        return self._sublayers(x_BTD, self_attention, cross_attention), maps
+        x_BTD = self._sublayers(x_BTD, self_attention, cross_attention)
+        if look:
+            looks['hidden'] = x_BTD
+        return x_BTD, looks
 
-    def extend(self, x_BTD, cache: LayerCache, position, memory_mask: Mask):
+    def extend(self, x_BTD, cache: LayerCache, position, view: View, memory_mask: Mask | None):
         """The block on T tokens that follow the cached ones: (x_BTD, longer cache)."""
         def self_attention(h_BTD):
             nonlocal cache
-            cache = cache.append(*self.self_attention.keys_values(h_BTD), position)
-            return self.self_attention(h_BTD, cache.k_BMNH, cache.v_BMNH,
-                                       Mask(causal=True, offset=position))
+            cache = cache.append(*self.self_attention.keys_values(h_BTD, view.positions_BT),
+                                 position)
+            return self.self_attention(h_BTD, cache.k_BMKH, cache.v_BMKH,
+                                       view.mask, view.bias_NTS, view.positions_BT)
 
         def cross_attention(h_BTD):
-            return self.cross_attention(h_BTD, cache.cross_k_CSNH, cache.cross_v_CSNH,
+            return self.cross_attention(h_BTD, cache.cross_k_CSKH, cache.cross_v_CSKH,
                                         memory_mask)
 
         return self._sublayers(x_BTD, self_attention, cross_attention), cache
 
 
 class Stack(nn.Module):
-    """L blocks, and a last LayerNorm where norms come before sub-layers."""
+    """L blocks, and a last norm where norms come before sub-layers."""
 
     config: ModelConfig
     num_layers: int
@@ -116,63 +131,101 @@ class Stack(nn.Module):
 
     def setup(self):
         self.layers = self.param('layers', self._init_layers)
+        if self.config.positions == 'relative':  # one table for all layers, as in T5
+            self.relative_bias = self.param(
+                'relative_bias', nn.initializers.normal(self.config.d_model ** -0.5),
+                (NUM_BUCKETS, self.config.num_heads))
         if self.config.norm_position == 'pre':
-            self.final_norm = LayerNorm()
+            self.final_norm = Norm(self.config)
 
     def _block(self) -> Block:
         return Block(self.config, self.cross, parent=None)  # pure: its parameters are passed in
 
     def _init_layers(self, key):
         x_BTD = jnp.zeros((1, 1, self.config.d_model))
-        inputs = (x_BTD, Mask()) + ((x_BTD, Mask()) if self.cross else ())
-        keys = jax.random.split(key, self.num_layers)
+        inputs = (x_BTD, View(Mask()), *((x_BTD, Mask()) if self.cross else ()))
+        keys = jax.random.split(key, 1 if self.config.share_layers else self.num_layers)
         return jax.vmap(lambda key: self._block().init(key, *inputs)['params'])(keys)
+
+    def _layer(self, index: int) -> dict:
+        """The parameters of one layer."""
+        shared = self.config.share_layers
+        return jax.tree.map(lambda leaf: leaf[0 if shared else index], self.layers)
+
+    def _view(self, mask: Mask, positions_BT, key_length: int) -> View:
+        """The view of queries at positions_BT, in the configuration's position scheme.
+
+        Biases depend on distances within a row, which in a packed row are those within each
+        document, where they matter.
+        """
+        c = self.config
+        mask = mask.replace(window=c.window or None)
+        if c.positions == 'rotary':
+            return View(mask, positions_BT=positions_BT)
+        if c.positions not in ('relative', 'alibi'):
+            return View(mask)
+        distance_TS = distances(positions_BT.shape[1], key_length, mask.offset)
+        if c.positions == 'alibi':
+            return View(mask, alibi_bias(distance_TS, c.num_heads))
+        bucket_TS = relative_buckets(distance_TS, bidirectional=not mask.causal)
+        return View(mask, self.relative_bias[bucket_TS].transpose(2, 0, 1))
 
     def _finish(self, x_BTD):
         return self.final_norm(x_BTD) if self.config.norm_position == 'pre' else x_BTD
 
-    def __call__(self, x_BTD, mask: Mask, memory_BSD=None, memory_mask: Mask | None = None,
-                 look: bool = False):
-        """x_BTD after all blocks and, with `look`, their attention maps: LBNTS."""
+    def __call__(self, x_BTD, mask: Mask, positions_BT, memory_BSD=None,
+                 memory_mask: Mask | None = None, look: bool = False):
+        """x_BTD after all blocks and, with `look`, what each saw and made (see `Block`), stacked
+        over layers: maps_LBNTS, hidden_LBTD.
+        """
+        view = self._view(mask, positions_BT, x_BTD.shape[1])
+
         def block(x_BTD, layer):
             params, key = layer
             rngs = {} if key is None else {'dropout': key}
-            return self._block().apply({'params': params}, x_BTD, mask, memory_BSD, memory_mask,
+            return self._block().apply({'params': params}, x_BTD, view, memory_BSD, memory_mask,
                                        look, rngs=rngs)
 
         if self.config.remat:
             block = jax.checkpoint(block, prevent_cse=self.config.layers == 'unroll')
-        keys = None
+        keys_L = None
         if self.has_rng('dropout'):
-            keys = jax.random.split(self.make_rng('dropout'), self.num_layers)
-        if self.config.layers == 'scan':
-            x_BTD, maps = jax.lax.scan(block, x_BTD, (self.layers, keys))
-        else:
-            maps = []
+            keys_L = jax.random.split(self.make_rng('dropout'), self.num_layers)
+        if self.config.layers == 'unroll':
+            looks = []
             for index in range(self.num_layers):
-                x_BTD, seen = block(x_BTD, _layer((self.layers, keys), index))
-                maps.append(seen)
-            maps = jax.tree.map(lambda *each: jnp.stack(each), *maps)
-        return self._finish(x_BTD), maps
+                key = None if keys_L is None else keys_L[index]
+                x_BTD, seen = block(x_BTD, (self._layer(index), key))
+                looks.append(seen)
+            looks = jax.tree.map(lambda *each: jnp.stack(each), *looks)
+        elif self.config.share_layers:
+            x_BTD, looks = jax.lax.scan(lambda x_BTD, key: block(x_BTD, (self._layer(0), key)),
+                                        x_BTD, keys_L, self.num_layers)
+        else:
+            x_BTD, looks = jax.lax.scan(block, x_BTD, (self.layers, keys_L))
+        return self._finish(x_BTD), looks
 
-    def start(self, memory_CSD, batch: int, max_length: int) -> list[LayerCache]:
+    def start(self, batch: int, max_length: int, memory_CSD=None) -> list[LayerCache]:
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""
-        empty = jnp.zeros((batch, max_length, self.config.num_heads,
-                           self.config.d_model // self.config.num_heads), memory_CSD.dtype)
-        return [LayerCache(empty, empty, *self._block().apply(
-                    {'params': _layer(self.layers, index)}, memory_CSD, method='memory'))
-                for index in range(self.num_layers)]
+        c = self.config
+        width = c.head_width or c.d_model // c.num_heads
+        empty = jnp.zeros((batch, max_length, c.num_kv_heads or c.num_heads, width), c.dtype)
+        caches = [LayerCache(empty, empty) for _ in range(self.num_layers)]
+        if not self.cross:
+            return caches
+        memories = [self._block().apply({'params': self._layer(index)}, memory_CSD,
+                                        method='memory') for index in range(self.num_layers)]
+        return [cache.replace(cross_k_CSKH=k, cross_v_CSKH=v)
+                for cache, (k, v) in zip(caches, memories)]
 
-    def extend(self, x_BTD, caches: list[LayerCache], position, memory_mask: Mask):
+    def extend(self, x_BTD, caches: list[LayerCache], position, memory_mask: Mask | None = None):
         """The stack on T tokens that follow the cached ones: (x_BTD, longer caches)."""
+        positions_1T = position + jnp.arange(x_BTD.shape[1])[None]
+        view = self._view(Mask(causal=True, offset=position), positions_1T,
+                          caches[0].k_BMKH.shape[1])
         longer = []
         for index, cache in enumerate(caches):
-            x_BTD, cache = self._block().apply({'params': _layer(self.layers, index)}, x_BTD,
-                                               cache, position, memory_mask, method='extend')
+            x_BTD, cache = self._block().apply({'params': self._layer(index)}, x_BTD, cache,
+                                               position, view, memory_mask, method='extend')
             longer.append(cache)
         return self._finish(x_BTD), longer
-
-
-def _layer(stacked, index: int):
-    """One layer's part of a tree with a leading layer axis."""
-    return jax.tree.map(lambda leaf: leaf[index], stacked)

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -318,7 +319,16 @@ def _orbax():
     from absl import logging
     logging.set_verbosity(logging.FATAL)
     getLogger('asyncio').setLevel(CRITICAL)  # tracebacks of the same errors, once more
+    sys.unraisablehook = _without_echoes
     return orbax.checkpoint
+
+
+def _without_echoes(unraisable) -> None:
+    """Print what Python cannot raise, except for writes that end after their save has failed:
+    each finds Orbax's event loop closed, and the failure itself is raised."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+        sys.__unraisablehook__(unraisable)
 
 
 def _load(path: Path, abstract: dict[str, PyTree], whole: bool) -> dict[str, PyTree]:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xformer.config import Config, UserError, diff, from_json, to_json
+from xformer.config import Config, UserError, diff, from_json, to_flat, to_json
 from xformer.data.pipeline import Corpus
-from xformer.data.sources import read_pairs
+from xformer.data.sources import read_examples
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece')
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece',
+            'tokenizers')
 
+AUTOMATIC = {'model.vocab_size': 0, 'model.pad_id': -1, 'model.bos_id': -1, 'model.eos_id': -1}
 LOCK = '.lock'
 BEFORE_CONFIG = (LOCK, 'config.json.tmp')  # what a kill may leave before a folder is a run
 
@@ -24,7 +26,7 @@ BEFORE_CONFIG = (LOCK, 'config.json.tmp')  # what a kill may leave before a fold
 def check_folder(folder: Path, config: Config) -> None:
     """Raise UserError if `folder` holds something other than this configuration's run.
 
-    `config` is as the user gave it: a vocabulary size taken from the tokenizer is not compared.
+    `config` is as the user gave it: what it leaves to the tokenizer is not compared.
     """
     path = folder / 'config.json'
     if not path.exists():
@@ -34,8 +36,9 @@ def check_folder(folder: Path, config: Config) -> None:
             raise UserError(f'{folder} is not empty and holds no run; choose another --workdir')
         return
     changes = diff(from_json(path.read_text(), str(path)), config)
-    if config.model.vocab_size == 0:
-        changes.pop('model.vocab_size', None)
+    for name, automatic in AUTOMATIC.items():
+        if to_flat(config)[name] == automatic:
+            changes.pop(name, None)
     if changes:
         listed = '; '.join(f'{name} is {old!r} there, {new!r} here'
                            for name, (old, new) in changes.items())
@@ -65,7 +68,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) -> None:
-    """Write what the run is: config, tokenizers, held-out pairs, manifest. Idempotent.
+    """Write what the run is: config, tokenizers, held-out texts, manifest. Idempotent.
 
     A folder of the same configuration whose data have changed since is refused.
     """
@@ -79,10 +82,10 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) 
     write_atomically(folder / 'config.json', to_json(config))
     corpus.tokenizers.save(folder)
     (folder / 'data').mkdir(exist_ok=True)
-    for split in ('dev', 'test'):
+    for split in corpus.stores.keys() - {'train'}:
         with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
-            for source, target in read_pairs(config.data, split):
-                file.write(json.dumps([source, target], ensure_ascii=False) + '\n')
+            for example in read_examples(config.data, split):
+                file.write(json.dumps(list(example), ensure_ascii=False) + '\n')
     write_atomically(manifest, json.dumps(describe(corpus, parallel), indent=2) + '\n')
 
 
@@ -91,8 +94,9 @@ def describe(corpus: Corpus, parallel: dict) -> dict:
     return {
         'data_fingerprint': corpus.fingerprint,
         'examples': {split: len(store) for split, store in corpus.stores.items()},
-        'dropped': {split: store.manifest['dropped'] for split, store in corpus.stores.items()},
-        'commit': _commit(),
+        'dropped': {split: store.manifest.get('dropped', 0)
+                    for split, store in corpus.stores.items()},
+        'commit': commit_of_code(),
         'python': platform.python_version(),
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
         'platform': platform.platform(),
@@ -105,7 +109,7 @@ def describe(corpus: Corpus, parallel: dict) -> dict:
     }
 
 
-def _commit() -> str:
+def commit_of_code() -> str:
     """The commit of the code, with '+changes' where files differ from it; '' outside git."""
     here = Path(__file__).parent
     try:

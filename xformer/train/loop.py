@@ -12,15 +12,17 @@ import numpy as np
 
 from xformer.compiled import Compilations
 from xformer.config import Config, Ending, UserError, override
-from xformer.data.objectives import pair_batch
+from xformer.console import say
+from xformer.data.objectives import make_objective, real_tokens
 from xformer.data.pipeline import Corpus, prefetch, prepare
 from xformer.data.plan import BatchPlan, make_plan, sequential_batches
-from xformer.models.seq2seq import Seq2Seq
+from xformer.models import build
 from xformer.train.checkpoint import Checkpoints
 from xformer.train.folder import check_folder, create_folder, only_writer
+from xformer.train.held_out import total_summary
 from xformer.train.parallel import Parallel
 from xformer.train.step import TrainState, make_steps
-from xformer.train.telemetry import Telemetry, say
+from xformer.train.telemetry import Telemetry
 
 
 class NotFinite(Ending):
@@ -46,23 +48,25 @@ def train(config: Config, folder: Path) -> TrainState:
     with interruptible() as interrupt:
         corpus = prepare(config, say)
         config = resolve(config, corpus)
-        store = corpus.stores['train']
-        plan = make_plan(store.lengths_N2, corpus.fingerprint, config.data, config.train.seed)
-        dev = list(sequential_batches(corpus.stores['dev'].lengths_N2, config.data))
-        parallel.check_rows([*plan.shapes, *(shape for shape, _ in dev)])
+        learn, dev = (make_objective(config, corpus.stores[split], corpus.tokenizers)
+                      for split in ('train', 'dev'))
+        plan = make_plan(learn, corpus.fingerprint, config.data, config.train.seed)
+        dev_plan = list(sequential_batches(dev, config.data))
+        parallel.check_rows([*plan.shapes, *(shape for shape, _ in dev_plan)])
 
         def make_batch(i: int):
             k, examples = plan.batch(i)
-            return pair_batch(store, examples, plan.shapes[k])
+            return learn.batch(examples, plan.shapes[k], plan.random(i))
 
         def dev_batches():
-            return (pair_batch(corpus.stores['dev'], examples, shape) for shape, examples in dev)
+            for i, (shape, examples) in enumerate(dev_plan):
+                yield dev.batch(examples, shape, plan.random(i))  # the same noise every time
 
         with only_writer(folder):
             check_folder(folder, given)  # again: another process may have made it meanwhile
             create_folder(folder, config, corpus, parallel.describe())
-            training = Training(config, folder, parallel, make_batch(0))
-            training.telemetry.say(_opening(corpus, plan, training))
+            training = Training(config, folder, parallel)
+            training.telemetry.say(_opening(corpus, len(learn), plan, training))
             try:
                 training.run(make_batch, dev_batches, interrupt)
             finally:
@@ -71,32 +75,37 @@ def train(config: Config, folder: Path) -> TrainState:
 
 
 def resolve(config: Config, corpus: Corpus) -> Config:
-    """The configuration with the vocabulary size that the tokenizers have, if it gives none."""
+    """The configuration with the vocabulary size and special tokens of the tokenizers, where it
+    gives none."""
     size = corpus.tokenizers.vocab_size
     if 0 < config.model.vocab_size < size:
         raise UserError(f'model.vocab_size={config.model.vocab_size} is less than the {size} '
                         'tokens of the tokenizer; leave it at 0 to take that')
-    return override(config, {'model.vocab_size': config.model.vocab_size or size})
+    special = corpus.tokenizers.special
+    ids = {name: getattr(special, name.removesuffix('_id'))
+           for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0}
+    return override(config, {'model.vocab_size': config.model.vocab_size or size,
+                             **{f'model.{name}': value for name, value in ids.items()}})
 
 
 class Training:
     """The state of a run and the functions that change it."""
 
-    def __init__(self, config: Config, folder: Path, parallel: Parallel, example_batch):
+    def __init__(self, config: Config, folder: Path, parallel: Parallel):
         self.config, self.parallel = config, parallel
         self.checkpoints = Checkpoints(folder / 'checkpoints', config.train.keep_last,
                                        config.train.keep_best, say)
-        steps = make_steps(config, Seq2Seq(config.model))
+        steps = make_steps(config, build(config))
         self.compilations = Compilations()
         init, self.train_step, self.evaluate_step = (
             self.compilations.wrap(name, jitted) for name, jitted in zip(
                 ('init', 'train_step', 'evaluate'), parallel.compile(steps)))
 
-        shapes = jax.eval_shape(steps.init, example_batch)
+        shapes = jax.eval_shape(steps.init)
         restored = self.checkpoints.restore(_fields(jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated),
             shapes)))
-        self.state = TrainState(**restored[1]) if restored else init(example_batch)
+        self.state = TrainState(**restored[1]) if restored else init()
         self.start = int(self.state.step)
         self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations)
 
@@ -113,7 +122,7 @@ class Training:
             self.state, metrics = self.train_step(self.state, self.parallel.place(batch),
                                                   np.int32(i))
             log.spent('data_wait', waited)
-            log.saw(int(batch['source_lengths_B'].sum() + batch['target_lengths_B'].sum()))
+            log.saw(real_tokens(batch))
             if pending:
                 self._settle(*pending)
             step, pending = i + 1, (i + 1, metrics)
@@ -152,12 +161,10 @@ class Training:
             'optim.peak_learning_rate, set optim.clip_norm or more warm-up, in a new --workdir')
 
     def _evaluate(self, dev) -> dict[str, float]:
-        """Mean loss, nll and accuracy per token over the whole dev split."""
-        sums = [self.evaluate_step(self.state.params, self.parallel.place(batch))
-                for batch in dev]
-        total = {name: sum(float(part[name]) for part in jax.device_get(sums)) for name in sums[0]}
-        return {f'dev/{name}': total[key] / total['weight'] for name, key in
-                (('loss', 'loss'), ('nll', 'nll'), ('accuracy', 'correct'))}
+        """Loss, nll and accuracy over the whole dev split."""
+        parts = [self.evaluate_step(self.state.params, self.parallel.place(batch))
+                 for batch in dev]
+        return {f'dev/{name}': value for name, value in total_summary(parts).items()}
 
     def _save(self, step: int, scores: dict[str, float]) -> None:
         with self.telemetry.timed('checkpoint'):
@@ -176,11 +183,11 @@ def _fields(state: TrainState) -> dict:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-def _opening(corpus: Corpus, plan: BatchPlan, training: Training) -> str:
+def _opening(corpus: Corpus, examples: int, plan: BatchPlan, training: Training) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(training.state.params))
     devices = training.parallel.describe()
     going_on = f', going on from step {training.start:,}' if training.start else ''
-    return (f'{len(corpus.stores["train"]):,} pairs, {corpus.tokenizers.vocab_size:,} tokens in '
+    return (f'{examples:,} examples, {corpus.tokenizers.vocab_size:,} tokens in '
             f'the vocabulary, {parameters:,} parameters; {training.config.train.steps:,} steps '
             f'({plan.num_batches:,} an epoch, {len(plan.shapes)} shapes, {plan.fill:.1%} real '
             f'tokens) on {devices["count"]} × {devices["kind"]}{going_on}')

@@ -1,16 +1,31 @@
 """Losses as (sum, weight) pairs.
 
-A loss of a batch is Σ over its tokens ÷ their number. The sums are over whatever part of the
-batch a device or micro-batch holds; the weights depend on data only, so they can be added up over
-all parts before anything is differentiated. Dividing each part's sum by the whole weight makes
-4 micro-batches, 4 devices and one big batch the same loss with the same gradient.
+A loss is made of terms, each a sum over what it counts (tokens, masked tokens, sentence pairs) ÷
+their number. The sums are over whatever part of the batch a device or micro-batch holds; the
+weights depend on data only, so they can be added up over all parts before anything is
+differentiated. Dividing each part's sum by the whole weight makes 4 micro-batches, 4 devices and
+one big batch the same loss with the same gradient.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from xformer.nn.masks import Packing
+
 Batch = dict[str, jax.Array]
+Sums = dict[str, dict[str, jax.Array]]  # of each term: 'loss' to differentiate, 'nll', 'correct'
+MAIN, SEQUENCE, NEXT_SENTENCE = 'tokens', 'sequence', 'nsp'
+
+
+class Task(NamedTuple):
+    """What a family of models is trained on."""
+
+    weights: Callable  # (batch) -> {term: how many it counts}
+    sums: Callable  # (model, params, batch, rngs, label_smoothing) -> Sums
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float):
@@ -22,24 +37,114 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float):
     log_normaliser = jax.nn.logsumexp(logits, axis=-1)
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     plain = log_normaliser - label_logits
+    if not label_smoothing:
+        return plain, plain
     uniform = log_normaliser - logits.mean(axis=-1)
     return (1.0 - label_smoothing) * plain + label_smoothing * uniform, plain
 
 
-def pair_weights(batch: Batch) -> dict[str, jax.Array]:
-    """Weight of each loss term: the number of target tokens, end tokens included."""
-    return {'loss': batch['target_lengths_B'].sum().astype(jnp.float32)}
+def _term(logits, labels, real, label_smoothing: float = 0.0) -> dict[str, jax.Array]:
+    """Sums over the labels that are real."""
+    smoothed, plain = cross_entropy(logits, labels, label_smoothing)
+    return {'loss': jnp.where(real, smoothed, 0.0).sum(), 'nll': jnp.where(real, plain, 0.0).sum(),
+            'correct': ((logits.argmax(-1) == labels) & real).sum().astype(jnp.float32)}
 
 
-def pair_sums(model: nn.Module, params, batch: Batch, rngs: dict, label_smoothing: float):
-    """Sums over the batch's target tokens: ({'loss': to differentiate}, {'nll', 'correct'})."""
-    labels_BT = batch['labels_BT']
+def _below(lengths_B: jax.Array, slots: int) -> jax.Array:
+    """True in the first lengths_B of each row's slots."""
+    return jnp.arange(slots)[None] < lengths_B[:, None]
+
+
+def _count(real: jax.Array) -> jax.Array:
+    return real.sum().astype(jnp.float32)
+
+
+def _sequences(logits_BTV, labels_BT, real_BT) -> dict[str, jax.Array]:
+    """How many rows have every label right. As each then follows from right ones before it,
+    this is the number of rows that greedy decoding gets exactly right."""
+    right_BT = (logits_BTV.argmax(-1) == labels_BT) | ~real_BT
+    return {'correct': _count(right_BT.all(-1) & real_BT.any(-1))}
+
+
+def _pair_weights(batch: Batch):
+    """The number of target tokens, end tokens included, and of targets."""
+    lengths_B = batch['target_lengths_B']
+    return {MAIN: _count(lengths_B), SEQUENCE: _count(lengths_B > 0)}
+
+
+def _pair_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
+    """Of the target, given the source and the target so far."""
     logits_BTV = model.apply({'params': params}, batch['source_BS'], batch['source_lengths_B'],
                              batch['inputs_BT'], rngs=rngs)
-    smoothed_BT, plain_BT = cross_entropy(logits_BTV, labels_BT, label_smoothing)
-    real_BT = jnp.arange(labels_BT.shape[1])[None] < batch['target_lengths_B'][:, None]
-    correct_BT = (logits_BTV.argmax(-1) == labels_BT) & real_BT
+    labels_BT = batch['labels_BT']
+    real_BT = _below(batch['target_lengths_B'], labels_BT.shape[1])
+    return {MAIN: _term(logits_BTV, labels_BT, real_BT, label_smoothing),
+            SEQUENCE: _sequences(logits_BTV, labels_BT, real_BT)}
 
-    def total(values_BT):
-        return jnp.where(real_BT, values_BT, 0.0).sum()
-    return {'loss': total(smoothed_BT)}, {'nll': total(plain_BT), 'correct': correct_BT.sum()}
+
+def _scored(batch: Batch):
+    """Where labels count: everywhere in a text, but in a pair only in its target."""
+    return batch['scored_BT'] > 0 if 'scored_BT' in batch else batch['segments_BT'] > 0
+
+
+def _language_weights(batch: Batch):
+    """The number of tokens and, of pairs, of targets."""
+    real_BT = _scored(batch)
+    weights = {MAIN: _count(real_BT)}
+    if 'scored_BT' in batch:
+        weights[SEQUENCE] = _count(real_BT.any(-1))
+    return weights
+
+
+def _language_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
+    """Of every token, given those before it in its document."""
+    packing = Packing(batch['segments_BT'], batch['positions_BT'])
+    logits_BTV = model.apply({'params': params}, batch['inputs_BT'], packing, rngs=rngs)
+    labels_BT, real_BT = batch['labels_BT'], _scored(batch)
+    sums = {MAIN: _term(logits_BTV, labels_BT, real_BT, label_smoothing)}
+    if 'scored_BT' in batch:
+        sums[SEQUENCE] = _sequences(logits_BTV, labels_BT, real_BT)
+    return sums
+
+
+def _masked_weights(batch: Batch):
+    """The number of masked tokens and, for next sentences, of rows."""
+    weights = {MAIN: _count(batch['masked_lengths_B'])}
+    if 'nsp_labels_B' in batch:
+        weights[NEXT_SENTENCE] = _count(batch['lengths_B'] > 0)
+    return weights
+
+
+def _masked_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
+    """Of the masked tokens, and of whether B follows A (Devlin et al. 2019, section 3.1)."""
+    logits_BPV, logits_B2 = model.apply(
+        {'params': params}, batch['inputs_BS'], batch['lengths_B'], batch['types_BS'],
+        batch['masked_BP'], rngs=rngs)
+    labels_BP = batch['masked_labels_BP']
+    real_BP = _below(batch['masked_lengths_B'], labels_BP.shape[1])
+    sums = {MAIN: _term(logits_BPV, labels_BP, real_BP, label_smoothing)}
+    if logits_B2 is not None:
+        sums[NEXT_SENTENCE] = _term(logits_B2, batch['nsp_labels_B'], batch['lengths_B'] > 0)
+    return sums
+
+
+TASKS = {'seq2seq': Task(_pair_weights, _pair_sums),
+         'decoder': Task(_language_weights, _language_sums),
+         'encoder': Task(_masked_weights, _masked_sums)}
+
+
+def summary(sums: Sums, weights: dict) -> dict:
+    """'loss' (of all terms together), and 'nll' and 'accuracy' of each: 'nll', 'nsp_nll', ...;
+    'sequence_accuracy' is the share of outputs that greedy decoding gets exactly right.
+
+    Works on JAX's and on NumPy's numbers. An empty term counts 0.
+    """
+    def mean(term, name):
+        return sums[term][name] / weights[term].clip(1.0)
+
+    values = {'loss': sum(mean(term, 'loss') for term in sums if 'loss' in sums[term])}
+    for term in sorted(sums, key=lambda term: term != MAIN):
+        prefix = '' if term == MAIN else f'{term}_'
+        values |= {prefix + name: mean(term, key) for name, key in (
+            ('nll', 'nll'), ('accuracy', 'correct')) if key in sums[term]}
+    return values

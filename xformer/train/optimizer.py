@@ -17,6 +17,7 @@ def make_schedule(config: Config) -> Schedule:
     All rise linearly over w = warmup_steps to the peak p (update w-1 has it), then:
     noam          factor · D^-½ · min(n^-½, n·w^-1.5) with n = t+1 (Vaswani et al. 2017, eq. 3)
     inverse_sqrt  p · (w / n)^½
+    rsqrt         the same, but p from the first step (T5; Raffel et al. 2020, section 3.1.2)
     linear        straight down to final_fraction · p at the last step
     cosine        half a cosine down to final_fraction · p (Loshchilov & Hutter 2017)
     wsd           p, then straight down over the last decay_fraction of all steps (Hu et al. 2024)
@@ -29,7 +30,7 @@ def make_schedule(config: Config) -> Schedule:
         peak = optim.noam_factor * (config.model.d_model * warmup) ** -0.5
 
     def after_warmup(n):
-        if optim.schedule in ('noam', 'inverse_sqrt'):
+        if optim.schedule in ('noam', 'inverse_sqrt', 'rsqrt'):
             return jnp.sqrt(warmup / n)
         if optim.schedule == 'constant':
             return jnp.ones_like(n)
@@ -43,7 +44,8 @@ def make_schedule(config: Config) -> Schedule:
 
     def schedule(t):
         n = jnp.asarray(t, jnp.float32) + 1
-        rise = n / warmup if warmup else jnp.ones_like(n)
+        rises = warmup and optim.schedule != 'rsqrt'
+        rise = n / warmup if rises else jnp.ones_like(n)
         return peak * jnp.where(n < warmup, rise, after_warmup(jnp.maximum(n, max(warmup, 1))))
     return schedule
 
@@ -54,13 +56,18 @@ def decays(params) -> dict:
     Not by their rank: stacked over layers, the biases are two-dimensional as well.
     """
     def matrix(path, _):
-        return path[-1].key in ('kernel', 'embedding', 'target_embedding')
+        return path[-1].key == 'kernel' or path[-1].key.endswith('embedding')
     return jax.tree_util.tree_map_with_path(matrix, params)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019); clipping is the step's."""
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Adafactor (Shazeer & Stern
+    2018, with their section 8's relative steps: the rate is × the root mean square of a
+    parameter). Clipping by the norm of all gradients is the step's.
+    """
     optim = config.optim
+    if optim.optimizer == 'adafactor':
+        return optax.adafactor(make_schedule(config))
     adam = {'b1': optim.beta1, 'b2': optim.beta2, 'eps': optim.epsilon}
     if optim.optimizer == 'adam':
         return optax.adam(make_schedule(config), **adam)

@@ -10,7 +10,8 @@ from flax import linen as nn
 from flax import struct
 
 from xformer.config import Config
-from xformer.train.loss import Batch, pair_sums, pair_weights
+from xformer.models import init_params
+from xformer.train.loss import TASKS, Batch, summary
 from xformer.train.optimizer import make_optimizer, make_schedule
 
 
@@ -26,9 +27,9 @@ class TrainState:
 class Steps(NamedTuple):
     """The functions of a training run, pure and not yet compiled."""
 
-    init: Callable  # (example batch) -> TrainState
+    init: Callable  # () -> TrainState
     train: Callable  # (TrainState, Batch, index, axis=None) -> (TrainState, metrics)
-    evaluate: Callable  # (params, Batch, axis=None) -> sums {'loss', 'nll', 'correct', 'weight'}
+    evaluate: Callable  # (params, Batch, axis=None) -> (sums, weights), see train.loss
 
 
 def make_steps(config: Config, model: nn.Module) -> Steps:
@@ -39,24 +40,22 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
     """
     optimizer, schedule = make_optimizer(config), make_schedule(config)
     smoothing, clip_norm = config.optim.label_smoothing, config.optim.clip_norm
-    accumulate = config.train.accumulate
+    accumulate, task = config.train.accumulate, TASKS[config.model.family]
 
-    def init(batch: Batch) -> TrainState:
-        params = model.init(jax.random.key(config.train.seed), batch['source_BS'],
-                            batch['source_lengths_B'], batch['inputs_BT'])['params']
+    def init() -> TrainState:
+        params = init_params(model, jax.random.key(config.train.seed))
         return TrainState(jnp.int32(0), params, optimizer.init(params))
 
     def train(state: TrainState, batch: Batch, index, axis: str | None = None):
         key = jax.random.fold_in(jax.random.key(config.train.seed), index)
         if axis:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        weights = _across(axis, pair_weights(batch))
+        weights = _across(axis, task.weights(batch))
 
         def loss_of(params, micro_batch, key):
-            sums, seen = pair_sums(model, params, micro_batch, {'dropout': key}, smoothing)
-            loss = sum(sums[name] / jnp.maximum(weights[name], 1.0) for name in sums)
-            return loss, {'loss': loss, **{k: v / jnp.maximum(weights['loss'], 1.0)
-                                           for k, v in seen.items()}}
+            sums = task.sums(model, params, micro_batch, {'dropout': key}, smoothing)
+            seen = summary(sums, weights)
+            return seen['loss'], seen
 
         grads, seen = _accumulated(jax.grad(loss_of, has_aux=True), state.params, batch, key,
                                    accumulate)
@@ -74,13 +73,11 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
         # and refuses later batches, whose index is then no longer the state's.
         good = jnp.isfinite(seen['loss']) & jnp.isfinite(norm) & (state.step == index)
         state = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
-        metrics = {'loss': seen['loss'], 'nll': seen['nll'], 'accuracy': seen['correct'],
-                   'grad_norm': norm, 'learning_rate': schedule(index)}
-        return state, metrics
+        return state, seen | {'grad_norm': norm, 'learning_rate': schedule(index)}
 
-    def evaluate(params, batch: Batch, axis: str | None = None) -> dict[str, jax.Array]:
-        sums, seen = pair_sums(model, params, batch, {}, smoothing)
-        return _across(axis, {**sums, **seen, 'weight': pair_weights(batch)['loss']})
+    def evaluate(params, batch: Batch, axis: str | None = None):
+        return _across(axis, (task.sums(model, params, batch, {}, smoothing),
+                              task.weights(batch)))
 
     return Steps(init, train, evaluate)
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from xformer.compiled import Compilations
+from xformer.console import say
 from xformer.train.folder import write_atomically
 
 
@@ -143,11 +144,6 @@ class Progress:
     def close(self) -> None:
         if self._console.is_terminal:
             self._bar.stop()
-
-
-def say(sentence: str) -> None:
-    """A sentence for the user, on stderr: stdout is for results."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def peak_memory_mib() -> int:

@@ -1,0 +1,230 @@
+"""Whole configurations: what makes sense passes in every family, all else gets its one sentence."""
+
+import importlib
+import math
+import re
+
+import pytest
+
+from experiments.configs import load, names
+from xformer import checks
+from xformer.checks import FAMILIES, validate
+from xformer.config import Config, UserError, leaves, override
+
+DECODER = {'model.family': 'decoder', 'model.num_encoder_layers': 0}
+ENCODER = {'model.family': 'encoder', 'model.num_decoder_layers': 0}
+PAIRS = {'data.train': 'pairs.tsv', 'optim.peak_learning_rate': 0.001, 'optim.warmup_steps': 100}
+TEXTS = PAIRS | {'data.train': 'text.txt', 'data.format': 'documents'}
+LM = TEXTS | DECODER | {'data.objective': 'lm'}
+MLM = TEXTS | ENCODER | {'data.objective': 'mlm'}
+NSP = MLM | {'data.objective': 'mlm_nsp', 'model.pooler': True, 'model.num_segments': 2}
+SPANS, DENOISE = (TEXTS | {'data.objective': objective} for objective in ('spans', 'denoise'))
+NAMED = {'data.train': '', 'data.dataset': 'x', 'data.format': 'tsv'}
+
+SOUND = [
+    PAIRS, PAIRS | DECODER, LM, MLM, NSP, SPANS, DENOISE,
+    PAIRS | NAMED, LM | NAMED, NSP | NAMED, DENOISE | NAMED,
+    PAIRS | {'data.dev': 'dev.tsv', 'data.test': 'test.tsv'},
+    PAIRS | {'data.format': 'parallel'}, PAIRS | {'data.format': 'lines'},
+    PAIRS | {'data.format': 'jsonl'}, LM | {'data.format': 'jsonl'}, LM | {'data.format': 'text'},
+    MLM | {'data.format': 'lines'},
+    # models
+    PAIRS | {'model.tie_embeddings': 'inputs'}, PAIRS | {'model.tie_embeddings': 'none'},
+    LM | {'model.tie_embeddings': 'none'}, LM | {'model.num_kv_heads': 2, 'model.window': 4},
+    PAIRS | {'model.d_model': 100, 'model.num_heads': 8, 'model.head_width': 16},
+    PAIRS | {'model.d_model': 5, 'model.num_heads': 5, 'model.positions': 'learned'},
+    LM | {'model.d_model': 10, 'model.num_heads': 2, 'model.positions': 'alibi'},
+    MLM | {'model.embedding_size': 64, 'model.share_layers': True, 'model.num_segments': 1},
+    PAIRS | {'model.pad_id': 0, 'model.bos_id': 0, 'model.eos_id': 0},
+    # data
+    PAIRS | {'data.tokenizer': 'char', 'data.target_tokenizer': 'word'},
+    PAIRS | {'data.tokenizer': 'bpe', 'data.target_tokenizer': 'bpe', 'data.vocab_size': 300},
+    LM | {'data.tokenizer': 'byte_bpe', 'data.vocab_size': 300},
+    MLM | {'data.tokenizer': 'wordpiece', 'data.tokenizer_file': 'vocab.txt'},
+    MLM | {'data.noise_rate': 0.3, 'data.whole_words': True}, NSP | {'data.whole_words': True},
+    SPANS | {'data.noise_rate': 0.3, 'data.mean_span': 2.0}, DENOISE | {'data.mean_span': 2.0},
+    LM | {'data.sequence_length': 512}, PAIRS | {'data.score_strip': '012'},
+    PAIRS | {'data.score': 'rouge', 'data.too_long': 'cut'},
+    # optimisation
+    PAIRS | {'optim.schedule': 'noam', 'optim.peak_learning_rate': 0.0, 'optim.noam_factor': 2.0},
+    PAIRS | {'optim.schedule': 'wsd', 'optim.decay_fraction': 0.5, 'optim.final_fraction': 0.1},
+    PAIRS | {'optim.schedule': 'cosine', 'optim.final_fraction': 1.0},
+    PAIRS | {'optim.schedule': 'linear', 'optim.warmup_steps': 0},
+    PAIRS | {'optim.schedule': 'constant', 'optim.warmup_steps': 10**9},
+    PAIRS | {'optim.schedule': 'rsqrt', 'optim.optimizer': 'adafactor'},
+    PAIRS | {'optim.weight_decay': 0.1}, PAIRS | {'optim.optimizer': 'adam', 'optim.beta1': 0.5},
+    PAIRS | {'train.accumulate': 4}, PAIRS | {'decode.max_length': 512},
+]
+
+
+def described(changes: dict) -> str:
+    return ' '.join(f'{name}={value}' for name, value in changes.items()
+                    if PAIRS.get(name) != value) or 'as little as can be'
+
+
+@pytest.mark.parametrize('changes', SOUND, ids=described)
+def test_what_makes_sense_is_given_back(changes):
+    config = override(Config(), changes)
+    assert validate(config) is config
+
+
+def specs() -> list[str]:
+    """Every configuration that comes with the code: NAME and NAME:variant."""
+    return [spec for name in names() for spec in (name, *(
+        f'{name}:{variant}'
+        for variant in importlib.import_module(f'experiments.configs.{name}').VARIANTS))]
+
+
+@pytest.mark.parametrize('spec', specs())
+def test_every_experiment_makes_sense(spec):
+    _, config = load(spec)
+    assert validate(config) is config
+
+
+NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
+    (PAIRS, {'model.num_decoder_layers': 0}, 'model.family=seq2seq does not go with 6 encoder and '
+     '0 decoder layers: .*seq2seq both above 0'),
+    (PAIRS, {'model.num_encoder_layers': 0}, 'model.family=seq2seq does not go with 0 encoder'),
+    (LM, {'model.num_encoder_layers': 1}, 'a decoder model.num_encoder_layers=0'),
+    (LM, {'model.num_decoder_layers': 0}, 'model.family=decoder does not go with 0 encoder and 0'),
+    (MLM, {'model.num_decoder_layers': 6}, 'an encoder has model.num_decoder_layers=0'),
+    (MLM, {'model.num_encoder_layers': 0}, 'model.family=encoder does not go with 0 encoder'),
+    (PAIRS, {'model.d_model': 100}, 'model.d_model=100 is not divisible by model.num_heads=8; '
+     'choose a multiple, or set model.head_width'),
+    (LM, {'model.num_kv_heads': 3}, 'model.num_heads=8 .* model.num_kv_heads=3; choose a divisor'),
+    (LM, {'model.num_kv_heads': 16}, 'model.num_heads=8 .* model.num_kv_heads=16; choose'),
+    (PAIRS, {'model.d_model': 5, 'model.num_heads': 5}, 'model.d_model=5 .*even.*sinusoidal'),
+    (MLM, {'model.embedding_size': 7}, 'model.embedding_size=7 .*even.*sinusoidal'),
+    (LM, {'model.positions': 'rotary', 'model.head_width': 7},
+     'model.head_width=7 .*even.*rotary'),
+    (LM, {'model.positions': 'rotary', 'model.d_model': 40, 'model.num_heads': 8},
+     'model.d_model=40 .*even.*rotary'),
+    (PAIRS, {'model.pooler': True}, 'model.pooler, .* no effect with model.family=seq2seq'),
+    (LM, {'model.embedding_size': 64}, 'model.embedding_size .* no effect .*model.family=decoder'),
+    (LM, {'model.num_segments': 2}, 'model.num_segments .* no effect with model.family=decoder'),
+    (LM, {'model.tie_embeddings': 'inputs'}, 'model.tie_embeddings=inputs is for seq2seq, not '
+     'model.family=decoder'),
+    (MLM, {'model.tie_embeddings': 'none'}, 'model.tie_embeddings has no effect with '
+     'model.family=encoder'),
+    (PAIRS, {'data.train': ''}, r'^set data.dataset .* or data.train \(your own file\)$'),
+    (PAIRS, {'data.dataset': 'x'}, '^set data.dataset .* or data.train .*, not both$'),
+    (PAIRS | NAMED, {'data.dev': 'd'}, 'data.dev and data.test go with data.train'),
+    (PAIRS | NAMED, {'data.test': 'd'}, 'data.dev and data.test go with data.train'),
+    (MLM, {'data.objective': 'lm'}, 'data.objective=lm is for model.family=decoder, not encoder'),
+    (LM, {'data.objective': 'mlm'}, 'data.objective=mlm is for model.family=encoder, not decoder'),
+    (LM, {'data.objective': 'spans'}, 'data.objective=spans is for model.family=seq2seq'),
+    (MLM, {'data.objective': 'pairs', 'data.format': 'tsv'},
+     'data.objective=pairs is for model.family=seq2seq or decoder, not encoder'),
+    (MLM, {'model.pooler': True}, 'data.objective=mlm does not go with model.pooler=true'),
+    (NSP, {'model.pooler': False}, 'data.objective=mlm_nsp does not go with model.pooler=false'),
+    (NSP, {'model.num_segments': 0}, 'mlm_nsp needs model.num_segments=2, not 0'),
+    (NSP, {'model.num_segments': 3}, 'mlm_nsp needs model.num_segments=2, not 3'),
+    (LM, {'data.noise_rate': 0.3}, 'data.noise_rate has no effect with data.objective=lm'),
+    (PAIRS, {'data.noise_rate': 0.3}, 'data.noise_rate has no effect with data.objective=pairs'),
+    (MLM, {'data.mean_span': 2.0}, 'data.mean_span has no effect with data.objective=mlm'),
+    (SPANS, {'data.whole_words': True}, 'data.whole_words has no effect with data.objective=spans'),
+    (PAIRS, {'data.score': 'bleu', 'data.score_strip': '0'}, 'data.score_strip has no effect with '
+     'data.score=bleu; it is for errors'),
+    (LM, {'data.score_strip': '0'}, 'data.score_strip has no effect with data.objective=lm'),
+    (LM, {'data.too_long': 'cut'}, 'data.too_long has no effect with data.objective=lm'),
+    (LM, {'data.score': 'exact'}, 'data.score has no effect with data.objective=lm'),
+    (PAIRS, {'data.sequence_length': 64}, 'data.sequence_length has no effect'),
+    (LM, {'data.sequence_length': 513}, 'data.sequence_length=513 is beyond the '
+     'model.max_length=512'),
+    (LM, {'data.target_tokenizer': 'word'}, 'data.target_tokenizer has no effect with '
+     'data.objective=lm'),
+    (LM, {'data.format': 'tsv'}, 'data.format=tsv is for data.objective=pairs; choose jsonl'),
+    (SPANS, {'data.format': 'parallel'}, 'data.format=parallel is for data.objective=pairs'),
+    (PAIRS, {'data.format': 'documents'}, 'data.format=documents holds no pairs; choose tsv'),
+    (PAIRS, {'data.format': 'text'}, 'data.format=text holds no pairs; choose tsv'),
+    (PAIRS, {'data.tokenizer': 'bpe', 'data.target_tokenizer': 'char'},
+     'data.tokenizer=bpe and data.target_tokenizer=char do not go together'),
+    (PAIRS, {'data.target_tokenizer': 'unigram'},
+     'data.tokenizer=char and data.target_tokenizer=unigram do not go together'),
+    (PAIRS, {'data.tokenizer': 'bpe', 'data.target_tokenizer': 'unigram'}, 'do not go together'),
+    (PAIRS, {'data.tokenizer': 'bytes', 'data.target_tokenizer': 'char'}, 'do not go together'),
+    (PAIRS, {'data.vocab_size': 99}, 'data.vocab_size has no effect here; it is for bpe'),
+    (PAIRS, {'data.tokenizer': 'bpe', 'data.tokenizer_file': 'x.model', 'data.vocab_size': 99},
+     'data.vocab_size has no effect here'),
+    (PAIRS, {'data.tokenizer_file': 'x.model'}, 'data.tokenizer_file has no effect with '
+     'data.tokenizer=char'),
+    (PAIRS | NAMED, {'data.format': 'lines'},
+     'data.format has no effect with a named data.dataset'),
+    (PAIRS, {'optim.schedule': 'noam'}, 'optim.peak_learning_rate has no effect .*set '
+     'optim.noam_factor instead'),
+    (PAIRS, {'optim.peak_learning_rate': 0.0}, 'inverse_sqrt needs optim.peak_learning_rate above'),
+    (PAIRS, {'optim.noam_factor': 2.0}, 'optim.noam_factor has no effect'),
+    (PAIRS, {'optim.warmup_steps': 0}, 'inverse_sqrt needs optim.warmup_steps above 0'),
+    (PAIRS, {'optim.schedule': 'rsqrt', 'optim.warmup_steps': 0},
+     'rsqrt needs optim.warmup_steps above 0'),
+    (PAIRS, {'optim.schedule': 'noam', 'optim.peak_learning_rate': 0.0, 'optim.warmup_steps': 0},
+     'noam needs optim.warmup_steps above 0'),
+    (PAIRS, {'optim.schedule': 'cosine', 'train.steps': 100},
+     'optim.warmup_steps=100 leaves nothing of train.steps=100'),
+    (PAIRS, {'optim.decay_fraction': 0.3}, 'optim.decay_fraction has no effect'),
+    (PAIRS, {'optim.final_fraction': 0.3}, 'optim.final_fraction has no effect'),
+    (PAIRS, {'optim.optimizer': 'adam', 'optim.weight_decay': 0.1},
+     'optim.weight_decay has no effect with optim.optimizer=adam; use adamw'),
+    (PAIRS, {'optim.optimizer': 'adafactor', 'optim.beta1': 0.5}, 'optim.beta1, .*adafactor'),
+    (PAIRS, {'optim.optimizer': 'adafactor', 'optim.beta2': 0.5}, 'optim.beta2 .*adafactor'),
+    (PAIRS, {'optim.optimizer': 'adafactor', 'optim.epsilon': 0.5}, 'optim.epsilon .*adafactor'),
+    (PAIRS, {'train.accumulate': 3}, 'data.batch_multiple=8 is not divisible by '
+     'train.accumulate=3; choose a multiple'),
+    (PAIRS, {'decode.max_length': 513}, 'decode.max_length=513 is beyond the model.max_length=512'),
+]
+FIELD = re.compile(r'\b(?:model|data|optim|train|parallel|decode)\.[a-z]\w*')
+
+
+@pytest.mark.parametrize(('base', 'changes', 'message'), NONSENSE,
+                         ids=[described(base | changes) for base, changes, _ in NONSENSE])
+def test_what_makes_no_sense_as_a_whole_is_refused(base, changes, message):
+    validate(override(Config(), base))
+    with pytest.raises(UserError, match=message) as caught:
+        validate(override(Config(), base | changes))
+    named = set(FIELD.findall(str(caught.value)))
+    assert named & changes.keys() and named <= leaves().keys()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_rule_has_an_example():
+    """The first rule that each example breaks is the one whose sentence is shown."""
+    rules = {number: message
+             for number, (_, message) in enumerate(checks._whole_checks(Config()))}
+    for base, changes, _ in NONSENSE:
+        config = override(Config(), base | changes)
+        broken = next((number for number, (holds, _) in enumerate(checks._whole_checks(config))
+                       if not holds), None)
+        rules.pop(broken, None)
+    assert not rules
+
+
+NUMBERS = sorted(name for name, leaf in leaves().items() if leaf.type in (int, float))
+
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_every_number_has_a_range_and_its_sentence_names_it(name):
+    for value in (-2, math.nan, math.inf) if leaves()[name].type is float else (-2,):
+        with pytest.raises(UserError, match=f'^{name} must be .*, not {value}'):
+            validate(override(Config(), PAIRS | {name: value}))
+
+
+@pytest.mark.parametrize(('name', 'value', 'message'), [
+    ('model.dropout', 1.0, 'model.dropout must be from 0 to below 1, not 1.0'),
+    ('data.noise_rate', 1.0, 'data.noise_rate must be from 0 to below 1, not 1.0'),
+    ('data.mean_span', 0.5, 'data.mean_span must be at least 1, not 0.5'),
+    ('optim.final_fraction', 1.5, 'optim.final_fraction must be from 0 to 1, not 1.5'),
+    ('train.steps', 0, 'train.steps must be at least 1, not 0'),
+    ('model.num_heads', 0, 'model.num_heads must be at least 1, not 0'),
+    ('model.num_kv_heads', -1, 'model.num_kv_heads must be at least 0, not -1'),
+    ('model.pad_id', -2, 'model.pad_id must be at least -1, not -2'),
+    ('optim.clip_norm', -0.5, 'optim.clip_norm must be at least 0, not -0.5'),
+    ('optim.clip_norm', math.inf, 'optim.clip_norm must be a finite number, not inf')])
+def test_ranges(name, value, message):
+    with pytest.raises(UserError, match=f'^{message}$'):
+        validate(override(Config(), PAIRS | {name: value}))
+
+
+def test_every_objective_has_its_families():
+    assert FAMILIES.keys() == set(leaves()['data.objective'].metadata['choices'])
+    assert {family for allowed in FAMILIES.values() for family in allowed} == set(
+        leaves()['model.family'].metadata['choices'])

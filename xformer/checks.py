@@ -1,0 +1,192 @@
+"""Whether a configuration makes sense as a whole; every sentence a user may read about it."""
+
+import math
+
+from xformer.config import (
+    SYMBOLS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    UserError,
+    to_flat,
+)
+
+FAMILIES = {'pairs': ('seq2seq', 'decoder'), 'spans': ('seq2seq',), 'denoise': ('seq2seq',),
+            'lm': ('decoder',), 'mlm': ('encoder',), 'mlm_nsp': ('encoder',)}  # which may learn it
+
+
+def validate(config: Config) -> Config:
+    """The same configuration, once it is known to make sense as a whole.
+
+    Raises UserError naming the field, the value and the mend. An option that would have no
+    effect under the others is refused, never ignored.
+    """
+    flat = to_flat(config)
+    for name, (low, high, closed) in _RANGES.items():
+        value = flat[name]
+        if not math.isfinite(value):
+            raise UserError(f'{name} must be a finite number, not {value}')
+        inside = low <= value <= high if closed else low <= value < high
+        if not inside:
+            bound = f'at least {low}' if high == _INFINITY else \
+                f'from {low} to {"" if closed else "below "}{high}'
+            raise UserError(f'{name} must be {bound}, not {value}')
+    for holds, message in _whole_checks(config):
+        if not holds:
+            raise UserError(message)
+    return config
+
+
+_INFINITY = float('inf')
+_RANGES = {  # name: (least, most, most is allowed)
+    **{name: (1, _INFINITY, False) for name in (
+        'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_length', 'data.vocab_size',
+        'data.batch_tokens', 'data.batch_multiple', 'data.max_buckets', 'data.mean_span',
+        'train.steps', 'train.accumulate', 'train.log_every', 'train.eval_every',
+        'train.save_every', 'train.keep_last', 'decode.beam_size')},
+    **{name: (0, _INFINITY, False) for name in (
+        'model.num_encoder_layers', 'model.num_decoder_layers', 'model.num_kv_heads',
+        'model.head_width', 'model.vocab_size', 'model.embedding_size', 'model.num_segments',
+        'model.window', 'model.norm_epsilon', 'data.sequence_length',
+        'optim.peak_learning_rate', 'optim.noam_factor', 'optim.warmup_steps',
+        'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon', 'train.seed',
+        'train.keep_best', 'parallel.devices', 'decode.alpha', 'decode.max_length')},
+    **{name: (-1, _INFINITY, False) for name in ('model.pad_id', 'model.bos_id', 'model.eos_id')},
+    **{name: (0, 1, False) for name in (
+        'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
+        'optim.beta2', 'optim.label_smoothing', 'data.min_fill', 'data.noise_rate')},
+    **{name: (0, 1, True) for name in ('optim.final_fraction', 'optim.decay_fraction')},
+}
+
+
+def _whole_checks(config: Config):
+    yield from _model_checks(config.model)
+    yield from _data_checks(config.data, config.model)
+    yield from _optim_checks(config.optim, config.train)
+    yield (config.data.batch_multiple % config.train.accumulate == 0,
+           f'data.batch_multiple={config.data.batch_multiple} is not divisible by '
+           f'train.accumulate={config.train.accumulate}; choose a multiple')
+    yield (config.decode.max_length <= config.model.max_length,
+           f'decode.max_length={config.decode.max_length} is beyond the '
+           f'model.max_length={config.model.max_length} tokens that the model takes')
+
+
+def _model_checks(model: ModelConfig):
+    family, encoder, decoder = model.family, model.num_encoder_layers, model.num_decoder_layers
+    yield ((encoder > 0) == (family != 'decoder') and (decoder > 0) == (family != 'encoder'),
+           f'model.family={family} does not go with {encoder} encoder and {decoder} decoder '
+           'layers: an encoder has model.num_decoder_layers=0, a decoder '
+           'model.num_encoder_layers=0, seq2seq both above 0')
+    yield (model.head_width or model.d_model % model.num_heads == 0,
+           f'model.d_model={model.d_model} is not divisible by model.num_heads='
+           f'{model.num_heads}; choose a multiple, or set model.head_width')
+    yield (not model.num_kv_heads or model.num_heads % model.num_kv_heads == 0,
+           f'model.num_heads={model.num_heads} is not divisible by model.num_kv_heads='
+           f'{model.num_kv_heads}; choose a divisor')
+    name = 'embedding_size' if model.embedding_size else 'd_model'
+    yield (model.positions != 'sinusoidal' or getattr(model, name) % 2 == 0,
+           f'model.{name}={getattr(model, name)} must be even for sinusoidal positions; choose '
+           'an even width or other model.positions')
+    width = model.head_width or model.d_model // model.num_heads
+    given = f'model.head_width={width}' if model.head_width else \
+        f'model.d_model={model.d_model} / model.num_heads={model.num_heads}'
+    yield (model.positions != 'rotary' or width % 2 == 0,
+           f'{given} must be even for rotary positions; choose an even width or other '
+           'model.positions')
+    yield (family == 'encoder' or not (model.pooler or model.embedding_size or model.num_segments),
+           f'model.pooler, model.embedding_size and model.num_segments have no effect with '
+           f'model.family={family}; they are for an encoder')
+    yield (family == 'seq2seq' or model.tie_embeddings != 'inputs',
+           f'model.tie_embeddings=inputs is for seq2seq, not model.family={family}')
+    yield (family != 'encoder' or model.tie_embeddings == 'all',
+           'model.tie_embeddings has no effect with model.family=encoder, whose output is tied')
+
+
+def _data_checks(data: DataConfig, model: ModelConfig):
+    objective, default = data.objective, DataConfig()
+    yield (bool(data.dataset) != bool(data.train),
+           'set data.dataset (a known data set) or data.train (your own file), not both' if
+           data.train else 'set data.dataset (a known data set) or data.train (your own file)')
+    yield (not data.dataset or not (data.dev or data.test),
+           'data.dev and data.test go with data.train; a named data.dataset has its own splits')
+    yield (model.family in FAMILIES[objective],
+           f'data.objective={objective} is for model.family={" or ".join(FAMILIES[objective])}, '
+           f'not {model.family}')
+    yield (model.family != 'encoder' or model.pooler == (objective == 'mlm_nsp'),
+           f'data.objective={objective} does not go with model.pooler={str(model.pooler).lower()}; '
+           'next sentences (mlm_nsp) need the pooler, and nothing else trains it')
+    yield (objective != 'mlm_nsp' or model.num_segments == 2,
+           f'data.objective=mlm_nsp needs model.num_segments=2, not {model.num_segments}')
+    yield (objective in ('mlm', 'mlm_nsp', 'spans', 'denoise')
+           or data.noise_rate == default.noise_rate,
+           f'data.noise_rate has no effect with data.objective={objective}')
+    yield (objective in ('spans', 'denoise') or data.mean_span == default.mean_span,
+           f'data.mean_span has no effect with data.objective={objective}')
+    yield (objective in ('mlm', 'mlm_nsp') or not data.whole_words,
+           f'data.whole_words has no effect with data.objective={objective}')
+    yield (data.score == 'errors' or not data.score_strip,
+           f'data.score_strip has no effect with data.score={data.score}; it is for errors')
+    written = objective == 'pairs' and model.family == 'seq2seq'
+    for name in ('score', 'score_strip'):
+        yield (written or getattr(data, name) == getattr(default, name),
+               f'data.{name} has no effect with data.objective={objective} and model.family='
+               f'{model.family}, which is not scored by its outputs')
+    yield (objective == 'pairs' or data.too_long == default.too_long,
+           f'data.too_long has no effect with data.objective={objective}')
+    yield (objective != 'pairs' or not data.sequence_length,
+           'data.sequence_length has no effect with data.objective=pairs')
+    yield (data.sequence_length <= model.max_length,
+           f'data.sequence_length={data.sequence_length} is beyond the model.max_length='
+           f'{model.max_length} tokens that the model takes')
+    yield (objective == 'pairs' or not data.target_tokenizer,
+           f'data.target_tokenizer has no effect with data.objective={objective}')
+    yield (objective == 'pairs' or data.format not in ('tsv', 'parallel') or data.dataset,
+           f'data.format={data.format} is for data.objective=pairs; choose jsonl, lines, '
+           'documents or text')
+    yield (objective != 'pairs' or data.format not in ('documents', 'text'),
+           f'data.format={data.format} holds no pairs; choose tsv, parallel, jsonl or lines')
+    target = data.target_tokenizer or data.tokenizer
+    for kind, twin in ((data.tokenizer, target), (target, data.tokenizer)):
+        yield (kind in ('char', 'word') or kind == twin,
+               f'data.tokenizer={data.tokenizer} and data.target_tokenizer={target} do not go '
+               'together: the two sides share one vocabulary')
+    trained = data.tokenizer not in SYMBOLS and not data.tokenizer_file
+    yield (trained or data.vocab_size == default.vocab_size,
+           'data.vocab_size has no effect here; it is for bpe, unigram, wordpiece and byte_bpe '
+           'that are trained')
+    yield (not data.tokenizer_file or data.tokenizer not in SYMBOLS,
+           f'data.tokenizer_file has no effect with data.tokenizer={data.tokenizer}; it is for '
+           'bpe, unigram, wordpiece and byte_bpe')
+    yield (not data.dataset or data.format == default.format,
+           'data.format has no effect with a named data.dataset')
+
+
+def _optim_checks(optim: OptimConfig, train: TrainConfig):
+    default = OptimConfig()
+    noam = optim.schedule == 'noam'
+    yield (not noam or optim.peak_learning_rate == 0,
+           'optim.peak_learning_rate has no effect with optim.schedule=noam, which derives it '
+           'from d_model and warmup_steps; set optim.noam_factor instead')
+    yield (noam or optim.peak_learning_rate > 0,
+           f'optim.schedule={optim.schedule} needs optim.peak_learning_rate above 0')
+    yield (noam or optim.noam_factor == default.noam_factor,
+           f'optim.noam_factor has no effect with optim.schedule={optim.schedule}')
+    yield (optim.schedule not in ('noam', 'inverse_sqrt', 'rsqrt') or optim.warmup_steps > 0,
+           f'optim.schedule={optim.schedule} needs optim.warmup_steps above 0')
+    yield (optim.schedule in ('noam', 'inverse_sqrt', 'rsqrt', 'constant')
+           or optim.warmup_steps < train.steps,
+           f'optim.warmup_steps={optim.warmup_steps} leaves nothing of '
+           f'train.steps={train.steps} to decay in')
+    yield (optim.schedule == 'wsd' or optim.decay_fraction == default.decay_fraction,
+           f'optim.decay_fraction has no effect with optim.schedule={optim.schedule}')
+    yield (optim.schedule in ('linear', 'cosine', 'wsd') or optim.final_fraction == 0,
+           f'optim.final_fraction has no effect with optim.schedule={optim.schedule}')
+    yield (optim.optimizer == 'adamw' or optim.weight_decay == 0,
+           f'optim.weight_decay has no effect with optim.optimizer={optim.optimizer}; use adamw')
+    adam = (optim.beta1, optim.beta2, optim.epsilon)
+    yield (optim.optimizer != 'adafactor'
+           or adam == (default.beta1, default.beta2, default.epsilon),
+           'optim.beta1, optim.beta2 and optim.epsilon have no effect with '
+           'optim.optimizer=adafactor')

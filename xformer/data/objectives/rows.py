@@ -1,0 +1,76 @@
+"""Ragged token ids as rows of a batch: placed, compacted, shifted, checked."""
+
+import numpy as np
+
+from xformer.data.plan import Shape
+from xformer.data.tokenizers import Special
+
+
+def check_fit(lengths_N2: np.ndarray, shape: Shape) -> None:
+    """Raises ValueError unless N examples of these lengths fit in (rows, S, T)."""
+    longest = lengths_N2.max(axis=0, initial=0)
+    if len(lengths_N2) > shape[0] or (longest > shape[1:]).any():
+        raise ValueError(f'{len(lengths_N2)} examples of up to {longest.tolist()} tokens do not '
+                         f'fit in {shape}')
+
+
+def extended(array_N: np.ndarray, rows: int, fill: int = 0) -> np.ndarray:
+    """int32: the same with `rows` rows, those beyond the examples full of `fill`."""
+    array_B = np.full((rows, *array_N.shape[1:]), fill, np.int32)
+    array_B[:len(array_N)] = array_N
+    return array_B
+
+
+def place(rows_NS: np.ndarray, ids: np.ndarray, starts_N: np.ndarray, lengths_N: np.ndarray,
+          at_N: np.ndarray | int = 0) -> None:
+    """Writes ids[start:start + length] into each row, from its column `at` on."""
+    columns_NS = np.arange(rows_NS.shape[1]) - np.reshape(at_N, (-1, 1))
+    inside_NS = (columns_NS >= 0) & (columns_NS < lengths_N[:, None])
+    rows_NS[inside_NS] = ids[(starts_N[:, None] + columns_NS)[inside_NS]]
+
+
+def compacted(values_NS: np.ndarray, keep_NS: np.ndarray, width: int,
+              fill: int) -> tuple[np.ndarray, np.ndarray]:
+    """The kept values of each row moved to its left, int32 (N, width), and their number (N,)."""
+    counts_N = keep_NS.sum(axis=1)
+    compact = np.full((len(values_NS), width), fill, np.int32)
+    compact[np.arange(width) < counts_N[:, None]] = values_NS[keep_NS]
+    return compact, counts_N
+
+
+def ragged(starts_N: np.ndarray, stops_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All integers start <= i < stop of every row, end to end: (row of each, the integer)."""
+    counts_N = stops_N - starts_N
+    row = np.repeat(np.arange(len(counts_N)), counts_N)
+    before_N = counts_N.cumsum() - counts_N
+    return row, np.arange(len(row)) - before_N[row] + starts_N[row]
+
+
+def draw(random: np.random.Generator, counts: np.ndarray) -> np.ndarray:
+    """An integer 0 <= i < count for each of `counts`, uniformly."""
+    return (random.random(counts.shape) * counts).astype(np.int64)
+
+
+def choose(allowed_NS: np.ndarray, number_N: np.ndarray,
+           random: np.random.Generator) -> np.ndarray:
+    """bool (N, S): of each row `number` of the allowed places, every set equally likely."""
+    score_NS = np.where(allowed_NS, random.random(allowed_NS.shape), 2)
+    order_NS = np.argsort(score_NS, axis=1, kind='stable')
+    chosen_NS = np.zeros_like(allowed_NS)
+    ranks = np.arange(allowed_NS.shape[1])
+    np.put_along_axis(chosen_NS, order_NS, ranks < number_N[:, None], axis=1)
+    return chosen_NS
+
+
+def pair_arrays(source_NS: np.ndarray, source_lengths_N: np.ndarray, labels_NT: np.ndarray,
+                target_lengths_N: np.ndarray, rows: int, special: Special) -> dict[str, np.ndarray]:
+    """The arrays of a step from source to target; inputs are BOS, then the labels shifted."""
+    inputs_NT = np.roll(labels_NT, 1, axis=1)
+    inputs_NT[:, 0] = special.bos
+    beyond_NT = np.arange(labels_NT.shape[1]) >= target_lengths_N[:, None]
+    inputs_NT[beyond_NT] = special.pad  # the last label is never an input
+    return {'source_BS': extended(source_NS, rows, special.pad),
+            'source_lengths_B': extended(source_lengths_N, rows),
+            'inputs_BT': extended(inputs_NT, rows, special.pad),
+            'labels_BT': extended(labels_NT, rows, special.pad),
+            'target_lengths_B': extended(target_lengths_N, rows)}

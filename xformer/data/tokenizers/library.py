@@ -1,0 +1,227 @@
+"""WordPiece and byte-level BPE by the `tokenizers` library, and whatever its files describe."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from xformer.config import UserError
+from xformer.data.tokenizers.special import (
+    TRAINED,
+    TRAINED_WORDPIECE,
+    UNKNOWN,
+    Special,
+    find_special,
+    has_unknown,
+    known_ids,
+    missing_special,
+)
+
+_CONTINUES = '##'  # begins every piece of a word but the first (Schuster and Nakajima, 2012)
+_SPACE = {'byte_bpe': 'Ġ', 'bpe': '\u2581', 'unigram': '\u2581'}  # begins a piece after a space
+
+
+class LibraryTokenizer:
+    """A tokenizer of the `tokenizers` library; `file` is its tokenizer.json, as that writes it.
+
+    Its own handling of special tokens, truncation, padding and dropout is switched off.
+    """
+
+    file_name = 'tokenizer.json'
+
+    def __init__(self, file: bytes):
+        self.file = file
+        description = json.loads(file)
+        ids = _ids(description)
+        self.kind = _kind(description)
+        self._continues = description['model'].get('continuing_subword_prefix')
+        self.special = find_special(ids)
+        self._names = tuple(sorted(ids, key=ids.get))
+        self.vocab_size = len(self._names)
+        if ids[self._names[-1]] != self.vocab_size - 1:
+            raise UserError(f'the vocabulary has {self.vocab_size} tokens but ids up to '
+                            f'{ids[self._names[-1]]}; number them without gaps or repeats')
+        if self.kind != 'byte_bpe' and not has_unknown(ids):
+            raise UserError('the vocabulary has no token for what it does not know; '
+                            'give one of its tokens the name [UNK] or <unk>')
+        self._library = Tokenizer.from_str(_inert(description, self.special, self._names))
+        self._library.encode_special_tokens = True
+        self._decoder = self._library.decoder
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens."""
+        return self._library.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The name of every id, special ones included: what a picture shows."""
+        return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens are skipped, not obeyed, but for unknown ones."""
+        skipped, unk = self.special.skipped(), self.special.unk
+        tokens = [UNKNOWN if i == unk else self._names[i]
+                  for i in known_ids(ids, self.vocab_size, unk) if i not in skipped]
+        return self._decoder.decode(tokens) if self._decoder else ' '.join(tokens)
+
+    def word_starts(self) -> np.ndarray:
+        """bool (V,): which ids begin a word: special tokens and pieces that do not continue one.
+
+        The first piece of a text has no space before it: in byte-level BPE it looks like a
+        continuation. Raises UserError where pieces mark the ends of words instead.
+        """
+        if self.kind == 'wordpiece':
+            starts = np.array([not name.startswith(self._continues) for name in self._names])
+        else:
+            space = _SPACE.get(self.kind, '')
+            starts = np.array([name.startswith(space) for name in self._names])
+        if not starts.any():
+            raise UserError('the pieces of this tokenizer do not show where a word begins; '
+                            'switch data.whole_words off')
+        starts[self.special.ids()] = True
+        return starts
+
+
+def train_wordpiece(vocab_size: int, objective: str, texts: Iterable[str]) -> LibraryTokenizer:
+    """Pieces as BERT has them (Devlin et al., 2019), case and accents kept.
+
+    Words part at spaces and around punctuation and Chinese characters. `vocab_size` counts the
+    special tokens that `objective` needs. Raises UserError where it cannot hold all characters.
+    """
+    appended = missing_special(TRAINED_WORDPIECE, objective)
+    library = _wordpiece({'[UNK]': 0}, lowercase=False)
+    with tempfile.TemporaryFile('w+', encoding='utf-8', newline='') as lines:
+        characters = set()
+        for text in texts:
+            characters.update(text)
+            lines.write(text + '\n')
+        lines.seek(0)
+        # The trainer numbers continuing characters in the order of a hash table, and breaks ties
+        # by number (huggingface/tokenizers, issue 1794). Known beforehand, their numbers are fixed.
+        continuing = [_CONTINUES + character for character in sorted(characters)
+                      if _within_words(character, library)]
+        library.train_from_iterator(lines, trainers.WordPieceTrainer(
+            vocab_size=vocab_size - len(appended), show_progress=False,
+            special_tokens=[*TRAINED_WORDPIECE, *continuing]))
+    library = _wordpiece(library.get_vocab(), lowercase=False)
+    return _fitting(LibraryTokenizer(_complete(library, objective)), vocab_size)
+
+
+def train_byte_bpe(vocab_size: int, objective: str, texts: Iterable[str]) -> LibraryTokenizer:
+    """Byte-pair encoding of bytes (Radford et al., 2019, GPT-2): nothing is ever unknown.
+
+    `vocab_size` counts the special tokens that `objective` needs. Raises UserError where it cannot
+    hold all bytes.
+    """
+    appended = missing_special(TRAINED, objective)
+    library = _byte_bpe(models.BPE())
+    library.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size - len(appended), show_progress=False, special_tokens=list(TRAINED),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return _fitting(LibraryTokenizer(_complete(library, objective)), vocab_size)
+
+
+def read_library(file: bytes, objective: str) -> LibraryTokenizer:
+    """A tokenizer.json, with what it lacks for `objective` appended."""
+    return LibraryTokenizer(_complete(Tokenizer.from_buffer(file), objective))
+
+
+def read_wordpiece(pieces: Sequence[str], objective: str) -> LibraryTokenizer:
+    """BERT's vocab.txt, a piece a line; text is lower-cased and loses its accents if they are."""
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    lowercase = all(piece == piece.lower() for piece in ids if not piece.startswith('['))
+    return LibraryTokenizer(_complete(_wordpiece(ids, lowercase), objective))
+
+
+def read_byte_bpe(ids: Mapping[str, int], merges: Sequence[str],
+                  objective: str) -> LibraryTokenizer:
+    """GPT-2's vocab.json and merges.txt, a pair of pieces a line, most frequent first."""
+    pairs = [tuple(line.split(' ')) for line in merges if line and not line.startswith('#version')]
+    return LibraryTokenizer(_complete(_byte_bpe(models.BPE(dict(ids), pairs)), objective))
+
+
+def _wordpiece(ids: dict[str, int], lowercase: bool) -> Tokenizer:
+    library = Tokenizer(models.WordPiece(ids, unk_token='[UNK]'))
+    library.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece(prefix=_CONTINUES)
+    return library
+
+
+def _byte_bpe(model: models.BPE) -> Tokenizer:
+    library = Tokenizer(model)
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def _within_words(character: str, library: Tokenizer) -> bool:
+    """Whether a character can follow another in one word; spaces and punctuation cannot."""
+    twice = library.normalizer.normalize_str(2 * character)
+    words = library.pre_tokenizer.pre_tokenize_str(twice)
+    return [word for word, _ in words] == [2 * character]
+
+
+def _fitting(tokenizer: LibraryTokenizer, vocab_size: int) -> LibraryTokenizer:
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(f'data.vocab_size={vocab_size} cannot hold the {tokenizer.vocab_size} '
+                        'special tokens and characters of the texts; raise '
+                        '--config.data.vocab_size')
+    return tokenizer
+
+
+def _complete(library: Tokenizer, objective: str) -> bytes:
+    """Its tokenizer.json; special tokens are marked as such, missing ones appended."""
+    ids = library.get_vocab()
+    missing = missing_special(ids, objective)
+    special = find_special(ids | {name: i for i, name in enumerate(missing, len(ids))})
+    names = sorted(ids, key=ids.get)
+    library.add_special_tokens([names[i] for i in special.ids() if i < len(ids)] + missing)
+    return library.to_str().encode()
+
+
+def _inert(description: dict, special: Special, names: Sequence[str]) -> str:
+    """The tokenizer.json of one that never yields a special token, unless unk for the unknown.
+
+    Each is renamed to what no text contains: `encode_special_tokens` alone would leave them in the
+    model, where a unigram model finds </s> like any other piece.
+    """
+    model, added = description['model'], description['added_tokens']
+    hidden = {names[i] for i in special.ids()} | {
+        token['content'] for token in added if token['special']}
+
+    def rename(name: str) -> str:
+        return f'\0 {name}' if name in hidden else name
+
+    if model['type'] == 'Unigram':
+        model |= {'vocab': [(rename(name), score) for name, score in model['vocab']],
+                  'unk_id': special.unk}
+    else:
+        model |= {'vocab': {rename(name): i for name, i in model['vocab'].items()},
+                  'unk_token': rename(names[special.unk])}
+    if 'dropout' in model:
+        model['dropout'] = None
+    added = [token | {'content': rename(token['content']),
+                      'special': token['content'] in hidden} for token in added]
+    return json.dumps(description | {'added_tokens': added, 'post_processor': None,
+                                     'truncation': None, 'padding': None})
+
+
+def _ids(description: dict) -> dict[str, int]:
+    vocab = description['model']['vocab']
+    if description['model']['type'] == 'Unigram':  # [[name, log p], ...]
+        vocab = {name: i for i, (name, _) in enumerate(vocab)}
+    return vocab | {token['content']: token['id'] for token in description['added_tokens']}
+
+
+def _kind(description: dict) -> str:
+    """Which data.tokenizer this is; byte-level BPE shows in how it decodes."""
+    model = description['model']['type']
+    if model == 'BPE':
+        return 'byte_bpe' if '"ByteLevel"' in json.dumps(description['decoder']) else 'bpe'
+    return {'WordPiece': 'wordpiece', 'Unigram': 'unigram', 'WordLevel': 'word'}[model]

@@ -1,0 +1,191 @@
+"""One vocabulary for source and target: trained on a corpus or read, saved and loaded."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from xformer.config import DataConfig, UserError
+from xformer.data.tokenizers.library import (
+    LibraryTokenizer,
+    read_byte_bpe,
+    read_library,
+    read_wordpiece,
+    train_byte_bpe,
+    train_wordpiece,
+)
+from xformer.data.tokenizers.pieces import PieceTokenizer, read_pieces, train_pieces
+from xformer.data.tokenizers.special import TRAINED, Special, missing_special
+from xformer.data.tokenizers.symbols import SEPARATORS, ByteTokenizer, SymbolTokenizer, split
+
+Tokenizer = SymbolTokenizer | ByteTokenizer | PieceTokenizer | LibraryTokenizer
+_DESCRIPTION = 'tokenizers.json'
+_MERGES = ('merges.txt', 'vocab.bpe')  # beside vocab.json and OpenAI's encoder.json
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """Both sides' view of one vocabulary: the same ids, possibly cut differently."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @property
+    def special(self) -> Special:
+        return self.source.special
+
+    @property
+    def vocab_size(self) -> int:
+        return self.source.vocab_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256, in hexadecimal, of the serialised form."""
+        return _fingerprint(self._description(), getattr(self.source, 'file', b''))
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizers.json and, for pieces, tokenizer.json or sentencepiece.model."""
+        text = json.dumps(self._description() | {'fingerprint': self.fingerprint}, indent=1)
+        Path(folder, _DESCRIPTION).write_text(text + '\n', encoding='utf-8')
+        if isinstance(self.source, PieceTokenizer | LibraryTokenizer):
+            Path(folder, self.source.file_name).write_bytes(self.source.file)
+
+    def _description(self) -> dict:
+        """What tokenizers.json says, in JSON's own types."""
+        special = self.special._asdict() | {'sentinels': list(self.special.sentinels)}
+        about = {'source': self.source.kind, 'target': self.target.kind, 'special': special}
+        match self.source:
+            case SymbolTokenizer(symbols=symbols, appended=appended):
+                return about | {'symbols': list(symbols), 'appended': list(appended)}
+            case ByteTokenizer(appended=appended):
+                return about | {'appended': list(appended)}
+            case PieceTokenizer(file_name=name, appended=appended):
+                return about | {'file': name, 'appended': list(appended)}
+            case LibraryTokenizer(file_name=name):
+                return about | {'file': name}
+
+
+def load_tokenizers(folder: Path) -> Tokenizers:
+    """The inverse of `Tokenizers.save`. Raises UserError for a missing or damaged file."""
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding='utf-8'))
+        fingerprint = description.pop('fingerprint')
+        file = (folder / description['file']).read_bytes() if 'file' in description else b''
+        sound = _fingerprint(description, file) == fingerprint
+    except OSError as error:
+        raise UserError(f'cannot read the tokenizer in {folder} ({error.strerror}: '
+                        f'{Path(error.filename).name}); give the folder of a run') from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(f'the tokenizer files in {folder} are damaged (they do not match their '
+                        'fingerprint); restore them from a copy')
+    kinds, appended = (description['source'], description['target']), description.get('appended')
+    if description.get('file') == LibraryTokenizer.file_name:
+        return _twins(LibraryTokenizer(file))
+    if description.get('file') == PieceTokenizer.file_name:
+        return _twins(PieceTokenizer(kinds[0], file, appended))
+    if kinds[0] == ByteTokenizer.kind:
+        return _twins(ByteTokenizer(appended))
+    return Tokenizers(*(SymbolTokenizer(kind, description['symbols'], appended) for kind in kinds))
+
+
+def train_tokenizers(data: DataConfig, texts: Iterable[tuple[str, ...]]) -> Tokenizers:
+    """A vocabulary that covers `texts`, pairs (source, target) or (text,), and the views of it.
+
+    With data.tokenizer_file it is read instead. Characters, words and bytes do not depend on the
+    order of the texts. Raises UserError for kinds that cannot share a vocabulary, for a file that
+    cannot be read or holds another kind, and for a data.vocab_size that does not suit the texts.
+    """
+    kinds = data.tokenizer, data.target_tokenizer or data.tokenizer
+    kind = kinds[0]
+    if kind != kinds[1] and (data.tokenizer_file or not set(kinds) <= set(SEPARATORS)):
+        raise UserError(f'data.tokenizer={kind} and data.target_tokenizer={kinds[1]} cannot share '
+                        'one vocabulary; leave data.target_tokenizer empty')
+    if data.tokenizer_file:
+        return _twins(_read(data))
+    if kind in SEPARATORS:
+        symbols = {symbol for text in texts for side, kind in zip(text, kinds)
+                   for symbol in split(kind, side)}
+        appended = missing_special(TRAINED, data.objective)
+        return Tokenizers(*(SymbolTokenizer(kind, sorted(symbols), appended) for kind in kinds))
+    if kind == ByteTokenizer.kind:
+        return _twins(ByteTokenizer(missing_special(TRAINED, data.objective)))
+    sides = (side for text in texts for side in text)
+    if kind == 'wordpiece':
+        return _twins(train_wordpiece(data.vocab_size, data.objective, sides))
+    if kind == 'byte_bpe':
+        return _twins(train_byte_bpe(data.vocab_size, data.objective, sides))
+    return _twins(train_pieces(kind, data.vocab_size, data.objective, sides))
+
+
+def tokenizer_files(data: DataConfig) -> list[Path]:
+    """The files that data.tokenizer_file stands for: none, itself, or a vocabulary and its merges.
+
+    Raises UserError where one cannot be read.
+    """
+    if not data.tokenizer_file:
+        return []
+    path = Path(data.tokenizer_file).expanduser()
+    try:
+        if path.suffix != '.json' or 'model' in (head := json.loads(path.read_bytes())) \
+                and isinstance(head['model'], dict):
+            return [path]
+    except OSError as error:
+        raise UserError(f'cannot read {path} ({error.strerror}); '
+                        'check data.tokenizer_file') from None
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, error) from None
+    for name in _MERGES:
+        if (merges := path.with_name(name)).is_file():
+            return [path, merges]
+    raise UserError(f'{path} needs its merges in the same folder, as {" or ".join(_MERGES)}; '
+                    'put them there')
+
+
+def _read(data: DataConfig) -> Tokenizer:
+    """The tokenizer in data.tokenizer_file, which must be of the kind data.tokenizer."""
+    path, *merges = tokenizer_files(data)
+    try:
+        file = path.read_bytes()
+        if merges:
+            tokenizer = read_byte_bpe(json.loads(file), _lines(merges[0]), data.objective)
+        elif path.suffix == '.json':
+            tokenizer = read_library(file, data.objective)
+        elif path.suffix == '.txt':
+            tokenizer = read_wordpiece(_lines(path), data.objective)
+        elif path.suffix in ('.model', '.spm'):
+            tokenizer = read_pieces(file, data.objective)
+        else:
+            raise UserError('its name must end in .txt, .json, .model or .spm')
+    except OSError as error:
+        raise UserError(f'cannot read {error.filename} ({error.strerror}); '
+                        'check data.tokenizer_file') from None
+    except Exception as error:  # what the tokenizers library raises is nothing more special
+        raise _unreadable(path, error) from None
+    if tokenizer.kind != data.tokenizer:
+        raise UserError(f'{path} holds a {tokenizer.kind} tokenizer, not data.tokenizer='
+                        f'{data.tokenizer}; set --config.data.tokenizer={tokenizer.kind}')
+    return tokenizer
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines without their ends; only a newline ends one, as pieces hold rarer line ends."""
+    text = path.read_text(encoding='utf-8').removesuffix('\n')
+    return [line.rstrip() for line in text.split('\n')]
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f'{path} is not a tokenizer that can be read ({" ".join(str(error).split())}'
+                     '); check data.tokenizer_file')
+
+
+def _fingerprint(description: dict, file: bytes) -> str:
+    return hashlib.sha256(json.dumps(description).encode() + file).hexdigest()
+
+
+def _twins(tokenizer: Tokenizer) -> Tokenizers:
+    return Tokenizers(tokenizer, tokenizer)

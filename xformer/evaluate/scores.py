@@ -1,0 +1,87 @@
+"""The scores of a split, by the kind that `data.score` names, and what a trivial output would get.
+
+Thin over sacrebleu and rouge-score; error rates are our own (`metrics`). Rates are fractions,
+BLEU, chrF and ROUGE on their usual 0 to 100.
+"""
+
+from collections.abc import Sequence
+
+from xformer.config import DataConfig
+from xformer.evaluate import metrics
+
+LEAD = 8  # words of the source: the floor of summaries
+
+
+def score(kind: str, predictions: Sequence[str], references: Sequence[Sequence[str]],
+          data: DataConfig) -> dict[str, float | str]:
+    """All metrics of a kind; each prediction has one reference or more.
+
+    errors           phoneme (token) and word (sequence) error rates, see `metrics.score`
+    exact            share of predictions equal to a reference
+    bleu             sacreBLEU and chrF, with the signature that says which (Post 2018)
+    bleu_tokenised   BLEU of text that is cut into words already, '@@ ' joints undone first
+    rouge            F1 of ROUGE-1, -2 and -L with stemming (Lin 2004); the first reference
+    """
+    if kind == 'errors':
+        return metrics.score([scored_tokens(text, data) for text in predictions],
+                             [[scored_tokens(text, data) for text in texts]
+                              for texts in references], data.score_strip)
+    if kind == 'exact':
+        right = sum(text in texts for text, texts in zip(predictions, references))
+        return {'exact_match': right / len(predictions)}
+    return _rouge(predictions, references) if kind == 'rouge' else _bleu(
+        predictions, references, tokenised=kind == 'bleu_tokenised')
+
+
+def floor(kind: str, sources: Sequence[str], references: Sequence[Sequence[str]],
+          data: DataConfig) -> dict[str, float | str]:
+    """What copying the source gets (bleu), or its first words (rouge); {} for other kinds."""
+    if kind.startswith('bleu'):
+        return score(kind, sources, references, data)
+    if kind == 'rouge':
+        return score(kind, [' '.join(text.split()[:LEAD]) for text in sources], references, data)
+    return {}
+
+
+def plain(name: str, value: float | str) -> str:
+    """A metric as a person reads it: rates as percentages, the others as they are."""
+    if isinstance(value, str):
+        return value
+    rate = name.startswith(('per_', 'wer_')) or name in ('per', 'wer', 'exact_match') \
+        or name.endswith('accuracy')
+    return f'{value:7.2%}' if rate else f'{value:8.4g}'
+
+
+def scored_tokens(text: str, data: DataConfig) -> list[str]:
+    """What error rates count: characters of a target cut into characters, else its words."""
+    return list(text) if (data.target_tokenizer or data.tokenizer) == 'char' else text.split()
+
+
+def is_right(prediction: str, references: Sequence[str], data: DataConfig) -> bool:
+    """Whether it equals any reference, data.score_strip disregarded."""
+    def plain(text: str) -> list[str]:
+        return metrics.strip_symbols(scored_tokens(text, data), data.score_strip)
+    return plain(prediction) in [plain(text) for text in references]
+
+
+def _bleu(predictions, references, tokenised: bool) -> dict[str, float | str]:
+    from sacrebleu.metrics import BLEU, CHRF
+    if tokenised:
+        predictions = [text.replace('@@ ', '') for text in predictions]
+        references = [[text.replace('@@ ', '') for text in texts] for texts in references]
+    most = max(map(len, references))  # sacrebleu takes the n-th references of all together
+    streams = [[texts[n] if n < len(texts) else None for texts in references]
+               for n in range(most)]
+    bleu = BLEU(tokenize='none') if tokenised else BLEU()
+    result = {'bleu': bleu.corpus_score(list(predictions), streams).score}
+    if not tokenised:
+        result['chrf'] = CHRF().corpus_score(list(predictions), streams).score
+    return result | {'signature': str(bleu.get_signature())}
+
+
+def _rouge(predictions, references) -> dict[str, float]:
+    from rouge_score.rouge_scorer import RougeScorer
+    kinds = ('rouge1', 'rouge2', 'rougeL')
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    each = [scorer.score(texts[0], text) for text, texts in zip(predictions, references)]
+    return {kind: 100 * sum(row[kind].fmeasure for row in each) / len(each) for kind in kinds}

@@ -1,0 +1,86 @@
+"""Encoder-only: BERT (Devlin et al. 2019), RoBERTa, DistilBERT, ALBERT; and its two objectives."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from xformer.config import ModelConfig
+from xformer.nn.embedding import Embedding, tied_logits, token_table
+from xformer.nn.layers import ACTIVATIONS, Linear, Norm, initial
+from xformer.nn.masks import Mask, Packing
+from xformer.nn.stack import Stack
+
+
+class Encoder(nn.Module):
+    """Token + position + segment embeddings, a stack without a causal mask, and the pooler."""
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        self.embedding = token_table(self, 'embedding', c)
+        self.input_embedding = Embedding(c)
+        self.encoder = Stack(c, c.num_encoder_layers)
+        if c.pooler:
+            self.pooler = Linear(c.d_model, initial(c).kernel, c.biases)
+
+    def __call__(self, ids_BT, lengths_B=None, types_BT=None,
+                 packing: Packing | None = None) -> jax.Array:
+        """x_BTD. Positions beyond a row's length are not seen, and what they hold is noise.
+
+        types_BT: 0 in sentence A, 1 in sentence B (0 everywhere without it).
+        """
+        return self._forward(ids_BT, lengths_B, types_BT, packing, look=False)[0]
+
+    def look(self, ids_BT, lengths_B=None, types_BT=None) -> dict:
+        """{'encoder': {'self': maps_LBNTS, 'hidden': hidden_LBTD}}."""
+        return {'encoder': self._forward(ids_BT, lengths_B, types_BT, None, look=True)[1]}
+
+    def _forward(self, ids_BT, lengths_B, types_BT, packing, look):
+        positions_BT = jnp.arange(ids_BT.shape[1])[None] if packing is None else \
+            packing.positions_BT
+        x_BTD = self.input_embedding(self.embedding, ids_BT, positions_BT, types_BT)
+        mask = Mask(key_lengths_B=lengths_B).packed(packing)
+        return self.encoder(x_BTD, mask, positions_BT, look=look)
+
+    def pool(self, x_BTD) -> jax.Array:
+        """pooled_BD: tanh of a linear map of the first token (section 3.2, NSP's input)."""
+        return jnp.tanh(self.pooler(x_BTD[:, 0]))
+
+    def table(self) -> jax.Array:
+        """The token embeddings table_VE."""
+        return self.embedding
+
+
+class MaskedLM(nn.Module):
+    """The encoder with BERT's heads: masked tokens and, if wanted, the next sentence."""
+
+    config: ModelConfig
+    next_sentence: bool = False
+
+    def setup(self):
+        c = self.config
+        start = initial(c)
+        self.encoder = Encoder(c)
+        self.transform = Linear(c.embedding_size or c.d_model, start.kernel, c.biases)
+        self.transform_norm = Norm(c)
+        if c.biases:
+            self.output_bias = self.param('output_bias', nn.initializers.zeros, (c.vocab_size,))
+        if self.next_sentence:
+            self.next_sentence_head = Linear(2, start.kernel, c.biases, jnp.float32)
+
+    def __call__(self, inputs_BT, lengths_B, types_BT, masked_BP):
+        """(logits_BPV of the tokens at positions masked_BP, logits_B2 of is-next and random).
+
+        Logits are computed at the masked positions only; the second is None without the head.
+        """
+        x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
+        x_BPD = jnp.take_along_axis(x_BTD, masked_BP[..., None], axis=1)
+        activation = ACTIVATIONS.get(self.config.activation, ACTIVATIONS['gelu'])
+        h_BPE = self.transform_norm(activation(self.transform(x_BPD)))
+        logits_BPV = tied_logits(h_BPE, self.encoder.table(), self.config)
+        if self.config.biases:
+            logits_BPV = logits_BPV + self.output_bias[None, None]
+        if not self.next_sentence:
+            return logits_BPV, None
+        return logits_BPV, self.next_sentence_head(self.encoder.pool(x_BTD))

@@ -1,0 +1,58 @@
+"""What a configuration will need, without its data and without running it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from xformer.config import Config, UserError
+from xformer.models import build
+from xformer.train.step import make_steps
+
+
+def estimate(config: Config) -> dict[str, int | dict]:
+    """{'parameters', 'state_bytes', 'step_bytes', 'batch': {name: shape}} of one training step on
+    one device, whose batch is as long as data.batch_tokens and the lengths allow.
+
+    state_bytes: parameters and optimizer state. step_bytes: what the compiler sets aside besides
+    for one step, gradients and activations included; compiled for this machine, not run.
+    Raises UserError without a model.vocab_size, as there is no tokenizer to take it from.
+    """
+    if not config.model.vocab_size:
+        raise UserError('model.vocab_size=0 takes the size from the tokenizer, which needs the '
+                        'data; set --config.model.vocab_size to estimate without them')
+    steps = make_steps(config, build(config))
+    state = jax.eval_shape(steps.init)
+    batch = abstract_batch(config)
+    compiled = jax.jit(steps.train, donate_argnums=0).lower(
+        state, batch, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    return {'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            'state_bytes': sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+            'step_bytes': compiled.memory_analysis().temp_size_in_bytes,
+            'batch': {name: leaf.shape for name, leaf in batch.items()}}
+
+
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """The longest batch, as shapes: the arrays that `xformer.data.objectives` make."""
+    data, model = config.data, config.model
+    length = data.sequence_length or model.max_length
+    sides = 2 if model.family == 'seq2seq' else 1
+    rows = data.batch_tokens // (sides * length) // data.batch_multiple * data.batch_multiple
+    if not rows:
+        raise UserError(f'data.batch_tokens={data.batch_tokens} holds no data.batch_multiple='
+                        f'{data.batch_multiple} rows of {sides} × {length} tokens; make it larger')
+
+    def arrays(names: str, *shape: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names.split()}
+
+    if model.family == 'seq2seq':
+        return arrays('source_BS inputs_BT labels_BT', rows, length) | arrays(
+            'source_lengths_B target_lengths_B', rows)
+    if model.family == 'decoder':
+        scored = ' scored_BT' if data.objective == 'pairs' else ''
+        return arrays('inputs_BT labels_BT segments_BT positions_BT' + scored, rows, length)
+    masked = math.ceil(data.noise_rate * length)
+    nsp = ' nsp_labels_B' if data.objective == 'mlm_nsp' else ''
+    return (arrays('inputs_BS types_BS', rows, length)
+            | arrays('masked_BP masked_labels_BP', rows, masked)
+            | arrays('lengths_B masked_lengths_B' + nsp, rows))
