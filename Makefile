@@ -25,7 +25,7 @@ smoke: $(VENV)/ready
 	done
 
 test: lint
-	@$(RUN) -m pytest -n 2
+	@$(RUN) -m pytest -n 2 --dist=worksteal
 
 lint: $(VENV)/ready
 	@$(RUN) -m ruff check .

@@ -1,10 +1,10 @@
-"""Private memory and speed of preparing data and planning batches, by size.
+"""Private memory and time of preparing data and of training on them, by size.
 
     python -m benchmarks.prepare_memory --texts=2000 --pairs=20
 
 makes a text of 2,000 MB (documents of sentences) and 20 million short pairs under --folder,
-tokenises them by bytes, plans their batches and draws 300 of them. Each runs in a process of
-its own; what is printed is the most private memory (RssAnon) that /proc saw of it, sampled 50
+tokenises them by bytes and trains a small model on them for some steps. Each runs in a process
+of its own; what is printed is the most private memory (RssAnon) that /proc saw of it, sampled 50
 times a second. Memory that maps files is not counted: the system takes it back at need.
 """
 
@@ -25,38 +25,14 @@ import numpy as np
 
 from xformer.config import Config, override
 from xformer.data.pipeline import prepare
-from xformer.data.plan import make_plan
-from xformer.data.store import Column, TokenStore
 
-BATCHES = 300
+MODEL = {'model.d_model': 32, 'model.num_heads': 2, 'model.d_ff': 64, 'model.max_length': 128,
+         'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3, 'train.steps': 30}
+FAMILIES = {
+    'texts': {'data.objective': 'lm', 'data.format': 'documents', 'model.family': 'decoder',
+              'model.num_encoder_layers': 0, 'model.num_decoder_layers': 1},
+    'pairs': {'model.num_encoder_layers': 1, 'model.num_decoder_layers': 1}}
 CHUNK = 100_000  # lines written at a time
-
-
-class Pairs:
-    """Pairs as a plan sees them."""
-
-    def __init__(self, store: TokenStore):
-        self._columns = tuple(store.columns.values())
-
-    def __len__(self) -> int:
-        return len(self._columns[0])
-
-    def lengths(self, start: int, stop: int) -> np.ndarray:
-        return np.stack([np.diff(column.offsets[start:stop + 1]) for column in self._columns],
-                        axis=1).astype(np.int32)
-
-
-class Windows:
-    """Every full window of a text, one token wider than a model sees."""
-
-    def __init__(self, column: Column, width: int = 257):
-        self._count, self._width = len(column.ids) // width, width
-
-    def __len__(self) -> int:
-        return self._count
-
-    def lengths(self, start: int, stop: int) -> np.ndarray:
-        return np.tile(np.array([self._width, 0], np.int32), (stop - start, 1))
 
 
 def main(arguments: list[str]) -> None:
@@ -77,15 +53,14 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(kind: str, size: float, folder: Path) -> None:
-    """Prepare and plan, and print what it took as a row of JSON."""
+    """Prepare, train, and print what it took as a row of JSON."""
     os.environ['XFORMER_CACHE'] = str(folder / 'cache')
     path = folder / 'train'
     write = write_texts if kind == 'texts' else write_pairs
     write(path, size)
     with open(path, 'rb') as file:
         (folder / 'dev').write_bytes(b''.join(itertools.islice(file, 99)))
-    changes = {'data.objective': 'lm', 'data.format': 'documents'} if kind == 'texts' else {}
-    config = override(Config(), changes | {
+    config = override(Config(), MODEL | FAMILIES[kind] | {
         'data.tokenizer': 'bytes', 'data.train': str(path), 'data.batch_tokens': 16384,
         'data.dev': str(folder / 'dev'), 'data.test': str(folder / 'dev')})
     row = {'kind': kind, 'file_mb': round(path.stat().st_size / 1e6),
@@ -94,13 +69,10 @@ def measure(kind: str, size: float, folder: Path) -> None:
     store = corpus.stores['train']
     row |= {'examples': len(store), 'tokens': sum(
         len(column.ids) for column in store.columns.values())}
-    examples = Pairs(store) if kind == 'pairs' else Windows(store.columns['text'])
-    plan, row['plan'] = watched(lambda: make_plan(examples, corpus.fingerprint, config.data, 0))
+    del corpus, store
 
-    def draw() -> int:
-        return sum(int(store.columns[next(iter(store.columns))].ids[indices].sum())
-                   for _, indices in map(plan.batch, range(0, BATCHES * 7, 7)))
-    _, row['draw'] = watched(draw)
+    from xformer.train.loop import train
+    _, row['train'] = watched(lambda: train(config, folder / 'run'))
     print(json.dumps(row), flush=True)
 
 

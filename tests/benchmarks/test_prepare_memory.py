@@ -48,7 +48,7 @@ def test_corpora_have_the_size_and_form_they_are_said_to_have(tmp_path):
 
 
 @pytest.mark.parametrize(('kind', 'size'), [('pairs', 0.01), ('texts', 0.5)])
-def test_each_kind_is_prepared_planned_and_drawn(tmp_path, capsys, kind, size):
+def test_each_kind_is_prepared_and_trained_on(tmp_path, capsys, kind, size):
     prepare_memory.measure(kind, size, tmp_path)
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert row['kind'] == kind
@@ -56,5 +56,5 @@ def test_each_kind_is_prepared_planned_and_drawn(tmp_path, capsys, kind, size):
     assert row['examples'] == len([line for line in lines if line.strip()])
     tokens = len((tmp_path / 'train').read_bytes())  # one a byte; ends stand for tabs and line ends
     assert row['tokens'] == pytest.approx(tokens, rel=0.05)
-    for part in ('prepare', 'plan', 'draw'):
+    for part in ('prepare', 'train'):
         assert row[part]['peak_mb'] > 0

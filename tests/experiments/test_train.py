@@ -132,8 +132,7 @@ FAMILIES = {
                 '--config.model.num_segments=2'),
     'decoder': ('--config.model.family=decoder', '--config.model.num_encoder_layers=0',
                 '--config.data.objective=lm', '--config.model.positions=rotary'),
-    'spans': ('--config.data.objective=spans', '--config.model.positions=relative'),
-    'denoise': ('--config.data.objective=denoise', '--config.model.positions=learned'),
+    'seq2seq': ('--config.data.objective=spans', '--config.model.positions=relative'),
 }
 
 
