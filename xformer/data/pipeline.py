@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xformer.config import Config, DataConfig, UserError
+from xformer.console import counting
 from xformer.data.sources import digests, kind_of, read_examples, splits_of
 from xformer.data.sources.datasets import cache_folder
 from xformer.data.sources.files import digest
@@ -144,36 +145,16 @@ def _texts(data: DataConfig) -> Iterator[tuple[str, ...]]:
 def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) -> TokenStore:
     data, split = config.data, folder.name
     say(f'tokenising {split}')
-    with _counting(f'tokenising {split}') as progress:
+    with counting(f'tokenising {split}') as show:
         store = build_store(
             folder, read_examples(data, split), tokenizers, kind=kind_of(data), split=split,
             max_length=config.model.max_length, too_long=data.too_long, say=say,
-            progress=progress)
+            progress=lambda examples, tokens: show(examples))
     counted = ('{examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target tokens, '
                '{dropped:,} pairs dropped as too long, {cut:,} cut' if kind_of(data) == 'pairs' else
                '{examples:,} documents, {rows:,} sentences, {text_tokens:,} tokens')
     say(f'{split} split: ' + counted.format_map(store.manifest))
     return store
-
-
-@contextlib.contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that shows how many examples and tokens are done, if stderr is a terminal."""
-    from rich import progress
-    from rich.console import Console
-    console = Console(stderr=True)
-    with progress.Progress(
-            progress.TextColumn(what), progress.SpinnerColumn(),
-            progress.TextColumn('{task.completed:,.0f} examples  {task.fields[rates]}'),
-            progress.TimeElapsedColumn(), console=console, transient=True,
-            disable=not console.is_terminal) as bar:
-        task, begun = bar.add_task('', total=None, rates=''), time.perf_counter()
-
-        def show(examples: int, tokens: int) -> None:
-            rates = (count / (time.perf_counter() - begun) for count in (examples, tokens))
-            bar.update(task, completed=examples,
-                       rates='{:,.0f} examples/s  {:,.0f} tokens/s'.format(*rates))
-        yield show
 
 
 def _open(folder: Path, tokenizers: Tokenizers) -> TokenStore:
