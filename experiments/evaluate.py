@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
     examples = examples or held_out(run.folder, name)
     compilations = Compilations()
     measured = (_outputs if writes else _objective)(run, examples, name, values, compilations)
-    result = {**measured, 'split': name, 'decode': dataclasses.asdict(config.decode),
-              'checkpoint': run.checkpoint, 'fingerprint': run.manifest['data_fingerprint']}
+    result = {**measured, 'split': name, 'checkpoint': run.checkpoint,
+              'fingerprint': run.manifest['data_fingerprint']}
     _write(run.folder / 'eval', name, result, compilations)
     _print(result)
     say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
@@ -96,7 +96,8 @@ def _outputs(run, pairs: list, name: str, values, compilations) -> dict:
     floors = scores.floor(data.score, [row.source for row in predictions],
                           [row.references for row in predictions], data)
     return {'metrics': metrics, 'floors': floors, 'examples': len(predictions),
-            'scoring': {'score': data.score, 'strip': data.score_strip}}
+            'scoring': {'score': data.score, 'strip': data.score_strip},
+            'decode': dataclasses.asdict(config.decode)}
 
 
 def _objective(run, examples: list, name: str, values, compilations) -> dict:

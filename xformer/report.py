@@ -33,8 +33,8 @@ def write_report(run_folder: Path) -> Path:
     sections = {
         'Learning curves': _curves(metrics),
         'Results': _results(results),
-        'Sample predictions': _samples(run_folder, config, results),
-        'Cross-attention': _alignments(run_folder, results),
+        **({'Sample predictions': _samples(run_folder, config, results),
+            'Cross-attention': _alignments(run_folder, results)} if _writes(config) else {}),
         'Speed': _speed(read_rows(run_folder / 'timing.jsonl')),
         'Configuration': _configuration(config),
         'Origin': _origin(_read_json(manifest)) if manifest.exists() else
@@ -54,6 +54,11 @@ def _read_json(path: Path) -> dict:
     except ValueError as error:
         raise UserError(f'{path} is not valid JSON ({error}); remove it, or restore it from a copy'
                         ) from None
+
+
+def _writes(config: Config) -> bool:
+    """Whether the model is measured by the outputs it writes."""
+    return config.model.family == 'seq2seq' and config.data.objective == 'pairs'
 
 
 def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:
@@ -95,15 +100,16 @@ def _curves(metrics: list[dict]) -> str:
 def _results(results: list[dict]) -> str:
     if not results:
         return _paragraph('Not evaluated yet.')
+    rates = ('per: edits (insertions, deletions, substitutions) ÷ tokens of the references. wer: '
+             'share of outputs that are wrong. Of several references the nearest counts; in _first '
+             'the first. Characters in strip are disregarded; in _marked they count.')
     parts = [_paragraph(
-        'Beside a value stands its floor, where there is one: what a trivial guess reaches. per: '
-        'edits (insertions, deletions, substitutions) ÷ tokens of the references. wer: share of '
-        'outputs that are wrong. Of several references the nearest counts; in _first the first. '
-        'Characters in strip are disregarded; in _marked they count.')]
+        'Beside a value stands its floor, where there is one: what a trivial guess reaches. '
+        + (rates if any('per' in result['metrics'] for result in results) else ''))]
     for result in results:
         settings = {'checkpoint': result['checkpoint'], **{
             f'{part}.{name}': value for part in ('decode', 'scoring')
-            for name, value in result[part].items()},
+            for name, value in result.get(part, {}).items()},
             'data fingerprint': result['fingerprint'][:12] + '…'}
         parts += [f'<h3>{html.escape(result["split"])}: {result["examples"]:,} examples</h3>\n',
                   '<div class="pair">',
