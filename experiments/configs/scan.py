@@ -8,7 +8,7 @@
                               positions)
 
 3 + 3 layers, 128 wide, 8 heads, 256 inner (Csordás et al. 2021, table 7), words as tokens.
-About 6 minutes on 2 CPU cores.
+The simple split: 99.3 % on test. About 15 minutes on 2 CPU cores.
 
     python -m experiments.train --config=scan
     python -m experiments.evaluate --model=runs/scan --split=test
