@@ -5,8 +5,9 @@ Dictionary, 121,670 training pairs, split by a hash of the word. Phones carry st
 scores disregard it and accept any of a word's pronunciations.
 
 About 3 minutes on 2 CPU cores, for a phoneme error rate of 10.4 % and a word error rate of 39.9 %
-on the dev split, means of three seeds. Two epochs are too few to overfit in, so there is no dropout. Published figures
-are on other splits: phoneme error rate 5.2 %, word error rate 22.1 % (Yolchuyeva et al. 2019).
+on the dev split, means of three seeds. Two epochs are too few to overfit in, so there is no
+dropout. Published figures are on other splits: phoneme error rate 5.2 %, word error rate 22.1 %
+(Yolchuyeva et al. 2019).
 
     python -m experiments.train --config=g2p_quickstart
     python -m experiments.evaluate --model=runs/g2p_quickstart --split=dev
