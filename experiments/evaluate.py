@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import Config, DataConfig, UserError
+from xformer.config import Config, DataConfig, UserError, writes_outputs
 from xformer.console import counting, say
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     config = reading.config_of(values)
     if values.input and values['split'].present:
         raise UserError('give either --split or --input=FILE, not both')
-    writes = config.model.family == 'seq2seq' and config.data.objective == 'pairs'
+    writes = writes_outputs(config)
     only_outputs = ['show', *(flag for flag in values if flag.startswith('config.decode.'))]
     for flag in (['batches'] if writes else only_outputs):
         if values[flag].present:
@@ -51,13 +51,10 @@ def main(argv: list[str]) -> None:
     name = f'input-{Path(values.input).stem}' if values.input else values.split
     examples = _read(values.input, config) if values.input else None
 
-    cli.prepare_jax()
-    from xformer.compiled import Compilations
+    run, compilations = reading.open_model(values, config)
     from xformer.report import write_report
-    from xformer.run import held_out, open_run
-    run = open_run(Path(values.model), config, values.checkpoint, say)
+    from xformer.run import held_out
     examples = examples or held_out(run.folder, name)
-    compilations = Compilations()
     measured = (_outputs if writes else _objective)(run, examples, name, values, compilations)
     result = {**measured, 'split': name, 'checkpoint': run.checkpoint,
               'fingerprint': run.manifest['data_fingerprint']}

@@ -52,8 +52,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f'--output={output} is in a folder that does not exist; make it first')
     texts = values.prompt or _read(values.input)
 
-    run, generator, _ = reading.open_model(values, config)
+    run, compilations = reading.open_model(values, config)
+    from xformer.decode.generate import Generator
     from xformer.evaluate.split import encode_sources, predict
+    generator = Generator(run.model, config, run.params, compilations)
     sources = encode_sources(texts, config, run.tokenizers)
     special = run.tokenizers.special
     unknown = sum(ids.count(special.unk) for ids in sources)

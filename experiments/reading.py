@@ -21,11 +21,8 @@ def config_of(values: flags.FlagValues) -> Config:
 
 
 def open_model(values: flags.FlagValues, config: Config):
-    """(run, generator, compilations) of --model and --checkpoint."""
+    """(run, compilations) of --model and --checkpoint."""
     cli.prepare_jax()
     from xformer.compiled import Compilations
-    from xformer.decode.generate import Generator
     from xformer.run import open_run
-    run = open_run(Path(values.model), config, values.checkpoint, say)
-    compilations = Compilations()
-    return run, Generator(run.model, config, run.params, compilations), compilations
+    return open_run(Path(values.model), config, values.checkpoint, say), Compilations()

@@ -11,6 +11,7 @@ from xformer.config import (
     TrainConfig,
     UserError,
     to_flat,
+    writes_outputs,
 )
 
 FAMILIES = {'pairs': ('seq2seq', 'decoder'), 'spans': ('seq2seq',), 'denoise': ('seq2seq',),
@@ -63,7 +64,7 @@ _RANGES = {  # name: (least, most, most is allowed)
 
 def _whole_checks(config: Config):
     yield from _model_checks(config.model)
-    yield from _data_checks(config.data, config.model)
+    yield from _data_checks(config)
     yield from _optim_checks(config.optim, config.train)
     yield (config.data.batch_multiple % config.train.accumulate == 0,
            f'data.batch_multiple={config.data.batch_multiple} is not divisible by '
@@ -86,13 +87,12 @@ def _model_checks(model: ModelConfig):
            f'model.num_heads={model.num_heads} is not divisible by model.num_kv_heads='
            f'{model.num_kv_heads}; choose a divisor')
     name = 'embedding_size' if model.embedding_size else 'd_model'
-    yield (model.positions != 'sinusoidal' or getattr(model, name) % 2 == 0,
-           f'model.{name}={getattr(model, name)} must be even for sinusoidal positions; choose '
+    yield (model.positions != 'sinusoidal' or model.E % 2 == 0,
+           f'model.{name}={model.E} must be even for sinusoidal positions; choose '
            'an even width or other model.positions')
-    width = model.head_width or model.d_model // model.num_heads
-    given = f'model.head_width={width}' if model.head_width else \
+    given = f'model.head_width={model.head_width}' if model.head_width else \
         f'model.d_model={model.d_model} / model.num_heads={model.num_heads}'
-    yield (model.positions != 'rotary' or width % 2 == 0,
+    yield (model.positions != 'rotary' or model.H % 2 == 0,
            f'{given} must be even for rotary positions; choose an even width or other '
            'model.positions')
     yield (family == 'encoder' or not (model.pooler or model.embedding_size or model.num_segments),
@@ -104,8 +104,9 @@ def _model_checks(model: ModelConfig):
            'model.tie_embeddings has no effect with model.family=encoder, whose output is tied')
 
 
-def _data_checks(data: DataConfig, model: ModelConfig):
-    objective, default = data.objective, DataConfig()
+def _data_checks(config: Config):
+    data, model, default = config.data, config.model, DataConfig()
+    objective = data.objective
     yield (bool(data.dataset) != bool(data.train),
            'set data.dataset (a known data set) or data.train (your own file), not both' if
            data.train else 'set data.dataset (a known data set) or data.train (your own file)')
@@ -128,9 +129,8 @@ def _data_checks(data: DataConfig, model: ModelConfig):
            f'data.whole_words has no effect with data.objective={objective}')
     yield (data.score == 'errors' or not data.score_strip,
            f'data.score_strip has no effect with data.score={data.score}; it is for errors')
-    written = objective == 'pairs' and model.family == 'seq2seq'
     for name in ('score', 'score_strip'):
-        yield (written or getattr(data, name) == getattr(default, name),
+        yield (writes_outputs(config) or getattr(data, name) == getattr(default, name),
                f'data.{name} has no effect with data.objective={objective} and model.family='
                f'{model.family}, which is not scored by its outputs')
     yield (objective == 'pairs' or data.too_long == default.too_long,

@@ -74,6 +74,21 @@ class ModelConfig:
     bos_id: int = option(-1, 'token that begins every output; -1 takes it from the tokenizer')
     eos_id: int = option(-1, 'token that ends every output; -1 takes it from the tokenizer')
 
+    @property
+    def K(self) -> int:
+        """Key and value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def H(self) -> int:
+        """Width of a head."""
+        return self.head_width or self.d_model // self.num_heads
+
+    @property
+    def E(self) -> int:
+        """Width of the token embeddings."""
+        return self.embedding_size or self.d_model
+
 
 SYMBOLS = ('char', 'word', 'bytes')
 TOKENIZERS = (*SYMBOLS, 'bpe', 'unigram', 'wordpiece', 'byte_bpe')
@@ -168,6 +183,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def writes_outputs(config: Config) -> bool:
+    """Whether a model is measured by the outputs it writes; otherwise by its objective."""
+    return config.model.family == 'seq2seq' and config.data.objective == 'pairs'
 
 
 def leaves() -> dict[str, dataclasses.Field]:

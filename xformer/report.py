@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xformer.config import Config, UserError, diff, leaves, read_config, to_flat
+from xformer.config import Config, UserError, diff, leaves, read_config, to_flat, writes_outputs
 from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
 from xformer.train.folder import write_atomically
@@ -34,7 +34,7 @@ def write_report(run_folder: Path) -> Path:
         'Learning curves': _curves(metrics),
         'Results': _results(results),
         **({'Sample predictions': _samples(run_folder, config, results),
-            'Cross-attention': _alignments(run_folder, results)} if _writes(config) else {}),
+            'Cross-attention': _alignments(run_folder, results)} if writes_outputs(config) else {}),
         'Speed': _speed(read_rows(run_folder / 'timing.jsonl')),
         'Configuration': _configuration(config),
         'Origin': _origin(_read_json(manifest)) if manifest.exists() else
@@ -54,11 +54,6 @@ def _read_json(path: Path) -> dict:
     except ValueError as error:
         raise UserError(f'{path} is not valid JSON ({error}); remove it, or restore it from a copy'
                         ) from None
-
-
-def _writes(config: Config) -> bool:
-    """Whether the model is measured by the outputs it writes."""
-    return config.model.family == 'seq2seq' and config.data.objective == 'pairs'
 
 
 def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:

@@ -16,6 +16,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob('*.py') if not path.stem.startswith('__'))
 
 
+def variants(name: str) -> list[str]:
+    """The variants of an experiment there is."""
+    return list(_module(FOLDER / f'{name}.py').VARIANTS)
+
+
 def load(spec: str) -> tuple[str, Config]:
     """(name for the run folder, configuration) of NAME, NAME:variant, or a .py or .json FILE."""
     path = Path(spec)

@@ -1,11 +1,9 @@
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import numpy as np
+import objective_stores as stores
 import pytest
 
-from xformer.config import Config, UserError, override
-from xformer.data.objectives import make_objective
+from xformer.config import UserError
+from xformer.data.store import Column, TokenStore
 from xformer.data.tokenizers import Special
 
 SPECIAL = Special(pad=5, bos=1, eos=2, unk=3, mask=4, sentinels=tuple(range(6, 26)))
@@ -14,59 +12,16 @@ TEXT_OBJECTIVES = ('lm', 'mlm', 'mlm_nsp', 'spans', 'denoise')
 DOCUMENTS = [[3, 4, 2], [9], [30, 1, 25], [1], [5, 5, 5, 5], [2, 17]]
 
 
-@dataclass
-class Column:
-    ids: np.ndarray
-    offsets: np.ndarray
-
-
-@dataclass
-class Store:
-    columns: dict
-    documents: np.ndarray = None
-
-
 def text_store(documents):
-    """A store of documents given as sentence lengths; token i of the stream has id FIRST + i."""
-    sizes = [size + (i == len(document) - 1) for document in documents
-             for i, size in enumerate(document)]
-    offsets = np.cumsum([0, *sizes])
-    starts = np.cumsum([0, *map(len, documents)])
-    ids = FIRST + np.arange(offsets[-1])
-    ids[offsets[starts[1:]] - 1] = SPECIAL.eos
-    return Store({'text': Column(ids, offsets)}, starts)
-
-
-def pair_store(pairs):
-    columns = {}
-    for side, texts in zip(('source', 'target'), zip(*pairs)):
-        ids = [[*text, SPECIAL.eos] for text in texts]
-        columns[side] = Column(np.concatenate(ids), np.cumsum([0, *map(len, ids)]))
-    return Store(columns)
-
-
-PAIRS = pair_store([([30, 31, 32], [40]), ([33], [41, 42]), ([34, 35], [43, 44, 45])])
-
-
-class Words(NamedTuple):
-    starts_V: np.ndarray
-
-    def word_starts(self):
-        return self.starts_V
-
-
-class Tokens(NamedTuple):
-    """What an objective asks of tokenizers."""
-    special: Special
-    vocab_size: int
-    source: Words
+    return stores.text_store(documents, FIRST, SPECIAL)
 
 
 def build(name, store, special=SPECIAL, **options):
-    names = {'max_length': 'model.max_length'}
-    config = override(Config(), {'data.objective': name, **{
-        names.get(option, f'data.{option}'): value for option, value in options.items()}})
-    return make_objective(config, store, Tokens(special, 2000, Words(np.ones(2000, bool))))
+    return stores.objective_of(name, store, special, np.ones(2000, bool), **options)
+
+
+PAIRS = stores.pair_store(
+    [([30, 31, 32], [40]), ([33], [41, 42]), ([34, 35], [43, 44, 45])], SPECIAL)
 
 
 def objectives():
@@ -135,8 +90,8 @@ def test_memory_mapped_stores_of_small_ids_give_the_same(name, tmp_path):
                                plain.columns['text'].offsets, plain.documents)):
         np.save(tmp_path / f'{i}.npy', array)
         mapped.append(np.load(tmp_path / f'{i}.npy', mmap_mode='r'))
-    objectives = [build(name, store, max_length=16)
-                  for store in (plain, Store({'text': Column(*mapped[:2])}, mapped[2]))]
+    of_disk = TokenStore({'text': Column(*mapped[:2])}, mapped[2], manifest={})
+    objectives = [build(name, store, max_length=16) for store in (plain, of_disk)]
     batches = [o.batch(*all_rows(o), key(3)) for o in objectives]
     for field, array in batches[0].items():
         np.testing.assert_array_equal(array, batches[1][field])

@@ -1,13 +1,10 @@
 import itertools
 from collections import Counter
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
+import objective_stores as stores
 import pytest
 
-from xformer.config import Config, override
-from xformer.data.objectives import make_objective
 from xformer.data.objectives.spans import random_composition
 from xformer.data.tokenizers import Special
 
@@ -16,48 +13,13 @@ FIRST, V = 46, 6000  # lowest ordinary id, vocabulary
 DOCUMENTS = [[3, 4, 2], [9], [30, 1, 25], [1], [5, 5, 5, 5], [2, 17], [0], [150, 3]]
 
 
-@dataclass
-class Column:
-    ids: np.ndarray
-    offsets: np.ndarray
-
-
-@dataclass
-class Store:
-    columns: dict
-    documents: np.ndarray
-
-
 def text_store(documents):
-    """A store of documents given as sentence lengths; token i of the stream has id FIRST + i."""
-    sizes = [size + (i == len(document) - 1) for document in documents
-             for i, size in enumerate(document)]
-    offsets = np.cumsum([0, *sizes])
-    starts = np.cumsum([0, *map(len, documents)])
-    ids = FIRST + np.arange(offsets[-1])
-    ids[offsets[starts[1:]] - 1] = SPECIAL.eos
-    return Store({'text': Column(ids, offsets)}, starts)
-
-
-class Words(NamedTuple):
-    starts_V: np.ndarray
-
-    def word_starts(self):
-        return self.starts_V
-
-
-class Tokens(NamedTuple):
-    """What an objective asks of tokenizers."""
-    special: Special
-    vocab_size: int
-    source: Words
+    return stores.text_store(documents, FIRST, SPECIAL)
 
 
 def build(name, store, word_starts_V=None, **options):
-    config = override(Config(), {'data.objective': name, **{
-        f'data.{option}': value for option, value in options.items()}})
-    starts = np.ones(V, bool) if word_starts_V is None else word_starts_V
-    return make_objective(config, store, Tokens(SPECIAL, V, Words(starts)))
+    starts_V = np.ones(V, bool) if word_starts_V is None else word_starts_V
+    return stores.objective_of(name, store, SPECIAL, starts_V, **options)
 
 
 def key(number):

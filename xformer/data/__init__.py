@@ -1,4 +1,4 @@
 """Text to batches: sources, tokenizers, token store, batch plan, objectives, pipeline.
 
-NumPy and the standard library (and sentencepiece); never JAX.
+NumPy, the standard library and the tokenizers' own libraries; never JAX.
 """

@@ -8,6 +8,7 @@ import numpy as np
 
 from xformer.compiled import Compilations
 from xformer.config import Config
+from xformer.data.objectives.rows import shifted
 from xformer.data.tokenizers import Tokenizers
 from xformer.evaluate.split import encode_sources
 from xformer.models.seq2seq import Seq2Seq
@@ -43,10 +44,9 @@ def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, para
     targets = [(tokenizers.target.encode(target) + [special.eos])[:config.model.max_length]
                for _, target in pairs]
     source_BS, target_BT = _padded(sources, special.pad), _padded(targets, special.pad)
-    inputs_BT = np.roll(target_BT, 1, axis=1)
-    inputs_BT[:, 0] = special.bos
-
-    lengths_B = np.array([len(ids) for ids in sources], np.int32)
+    lengths_B, target_lengths_B = (
+        np.array([len(ids) for ids in side], np.int32) for side in (sources, targets))
+    inputs_BT = shifted(target_BT, target_lengths_B, special)
 
     def attention_maps(params, *inputs):
         looks = model.apply({'params': params}, *inputs, method='look')

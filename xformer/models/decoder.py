@@ -8,7 +8,7 @@ from flax import struct
 from xformer.config import ModelConfig
 from xformer.nn.embedding import Embedding, tied_logits, token_table
 from xformer.nn.layers import Linear, initial
-from xformer.nn.masks import Mask, Packing
+from xformer.nn.masks import Mask, Packing, row_positions
 from xformer.nn.stack import LayerCache, Stack
 
 
@@ -46,8 +46,7 @@ class Decoder(nn.Module):
         return {'decoder': self._forward(inputs_BT, None, look=True)[1]}
 
     def _forward(self, inputs_BT, packing, look):
-        positions_BT = jnp.arange(inputs_BT.shape[1])[None] if packing is None else \
-            packing.positions_BT
+        positions_BT = row_positions(inputs_BT.shape[1], packing=packing)
         x_BTD = self.input_embedding(self.embedding, inputs_BT, positions_BT)
         x_BTD, looks = self.decoder(x_BTD, Mask(causal=True).packed(packing), positions_BT,
                                     look=look)
@@ -62,7 +61,7 @@ class Decoder(nn.Module):
 
         Going past the cache's room would overwrite it: callers keep position + T ≤ max_length.
         """
-        positions_1T = cache.position + jnp.arange(inputs_BT.shape[1])[None]
+        positions_1T = row_positions(inputs_BT.shape[1], cache.position)
         x_BTD = self.input_embedding(self.embedding, inputs_BT, positions_1T)
         x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position)
         return self._logits(x_BTD), Cache(layers, cache.position + inputs_BT.shape[1])

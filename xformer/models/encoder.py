@@ -7,7 +7,7 @@ from flax import linen as nn
 from xformer.config import ModelConfig
 from xformer.nn.embedding import Embedding, tied_logits, token_table
 from xformer.nn.layers import ACTIVATIONS, Linear, Norm, initial
-from xformer.nn.masks import Mask, Packing
+from xformer.nn.masks import Mask, Packing, row_positions
 from xformer.nn.stack import Stack
 
 
@@ -37,8 +37,7 @@ class Encoder(nn.Module):
         return {'encoder': self._forward(ids_BT, lengths_B, types_BT, None, look=True)[1]}
 
     def _forward(self, ids_BT, lengths_B, types_BT, packing, look):
-        positions_BT = jnp.arange(ids_BT.shape[1])[None] if packing is None else \
-            packing.positions_BT
+        positions_BT = row_positions(ids_BT.shape[1], packing=packing)
         x_BTD = self.input_embedding(self.embedding, ids_BT, positions_BT, types_BT)
         mask = Mask(key_lengths_B=lengths_B).packed(packing)
         return self.encoder(x_BTD, mask, positions_BT, look=look)
@@ -46,10 +45,6 @@ class Encoder(nn.Module):
     def pool(self, x_BTD) -> jax.Array:
         """pooled_BD: tanh of a linear map of the first token (section 3.2, NSP's input)."""
         return jnp.tanh(self.pooler(x_BTD[:, 0]))
-
-    def table(self) -> jax.Array:
-        """The token embeddings table_VE."""
-        return self.embedding
 
 
 class MaskedLM(nn.Module):
@@ -62,7 +57,7 @@ class MaskedLM(nn.Module):
         c = self.config
         start = initial(c)
         self.encoder = Encoder(c)
-        self.transform = Linear(c.embedding_size or c.d_model, start.kernel, c.biases)
+        self.transform = Linear(c.E, start.kernel, c.biases)
         self.transform_norm = Norm(c)
         if c.biases:
             self.output_bias = self.param('output_bias', nn.initializers.zeros, (c.vocab_size,))
@@ -78,7 +73,7 @@ class MaskedLM(nn.Module):
         x_BPD = jnp.take_along_axis(x_BTD, masked_BP[..., None], axis=1)
         activation = ACTIVATIONS.get(self.config.activation, ACTIVATIONS['gelu'])
         h_BPE = self.transform_norm(activation(self.transform(x_BPD)))
-        logits_BPV = tied_logits(h_BPE, self.encoder.table(), self.config)
+        logits_BPV = tied_logits(h_BPE, self.encoder.embedding, self.config)
         if self.config.biases:
             logits_BPV = logits_BPV + self.output_bias[None, None]
         if not self.next_sentence:

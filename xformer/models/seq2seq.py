@@ -15,7 +15,7 @@ from flax import struct
 from xformer.config import ModelConfig
 from xformer.nn.embedding import Embedding, tied_logits, token_table
 from xformer.nn.layers import Linear, initial
-from xformer.nn.masks import Mask, Packing
+from xformer.nn.masks import Mask, Packing, row_positions
 from xformer.nn.stack import LayerCache, Stack
 
 
@@ -75,8 +75,7 @@ class Seq2Seq(nn.Module):
         return self._encode(source_BS, source_lengths_B, None, look=False)[0]
 
     def _encode(self, source_BS, source_lengths_B, packing, look):
-        positions_BS = jnp.arange(source_BS.shape[1])[None] if packing is None else \
-            packing.positions_BT
+        positions_BS = row_positions(source_BS.shape[1], packing=packing)
         x_BSD = self.encoder_embedding(self.embedding, source_BS, positions_BS)
         mask = Mask(key_lengths_B=source_lengths_B).packed(packing)
         return self.encoder(x_BSD, mask, positions_BS, look=look)
@@ -103,8 +102,7 @@ class Seq2Seq(nn.Module):
         return self._logits(x_BTD), longer
 
     def _embed_target(self, ids_BT, offset, packing):
-        positions_BT = offset + jnp.arange(ids_BT.shape[1])[None] if packing is None else \
-            packing.positions_BT
+        positions_BT = row_positions(ids_BT.shape[1], offset, packing)
         own = self.config.tie_embeddings == 'none'
         table_VE = self.target_embedding if own else self.embedding
         return self.decoder_embedding(table_VE, ids_BT, positions_BT), positions_BT

@@ -47,8 +47,7 @@ class Embedding(nn.Module):
 
 def token_table(module: nn.Module, name: str, config: ModelConfig) -> jax.Array:
     """The parameter table_VE of `module` (inside its setup)."""
-    width = config.embedding_size or config.d_model
-    return module.param(name, initial(config).embedding, (config.vocab_size, width))
+    return module.param(name, initial(config).embedding, (config.vocab_size, config.E))
 
 
 def tied_logits(x_BTE: jax.Array, table_VE: jax.Array, config: ModelConfig) -> jax.Array:

@@ -213,16 +213,14 @@ class MultiHeadAttention(nn.Module):
 
     def setup(self):
         c, start = self.config, initial(self.config)
-        self.width = c.head_width or c.d_model // c.num_heads
-        key_width = (c.num_kv_heads or c.num_heads) * self.width
-        self.query = Linear(c.num_heads * self.width, start.kernel, c.biases)
-        self.key = Linear(key_width, start.kernel, c.biases)
-        self.value = Linear(key_width, start.kernel, c.biases)
+        self.query = Linear(c.num_heads * c.H, start.kernel, c.biases)
+        self.key = Linear(c.K * c.H, start.kernel, c.biases)
+        self.value = Linear(c.K * c.H, start.kernel, c.biases)
         self.out = Linear(c.d_model, start.residual, c.biases)
         self.drop = Dropout(c.attention_dropout)
 
     def _heads(self, x_BTD: jax.Array, positions_BT=None) -> jax.Array:
-        x_BTNH = x_BTD.reshape(*x_BTD.shape[:2], -1, self.width)
+        x_BTNH = x_BTD.reshape(*x_BTD.shape[:2], -1, self.config.H)
         return x_BTNH if positions_BT is None else rotate(x_BTNH, positions_BT)
 
     def keys_values(self, source_BSD, positions_BS=None) -> tuple[jax.Array, jax.Array]:

@@ -14,6 +14,11 @@ class Packing(NamedTuple):
     positions_BT: jax.Array  # restart at 0 in every document
 
 
+def row_positions(length: int, offset=0, packing: Packing | None = None) -> jax.Array:
+    """positions_BT of the tokens of a row: the packing's, or one row for all from `offset` on."""
+    return offset + jnp.arange(length)[None] if packing is None else packing.positions_BT
+
+
 @struct.dataclass
 class Mask:
     """A query sees a key when every part that is given allows it.

@@ -13,7 +13,7 @@ from flax import struct
 
 from xformer.config import ModelConfig
 from xformer.nn.layers import Dropout, FeedForward, MultiHeadAttention, Norm
-from xformer.nn.masks import Mask
+from xformer.nn.masks import Mask, row_positions
 from xformer.nn.positions import NUM_BUCKETS, alibi_bias, distances, relative_buckets
 
 
@@ -208,8 +208,7 @@ class Stack(nn.Module):
     def start(self, batch: int, max_length: int, memory_CSD=None) -> list[LayerCache]:
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""
         c = self.config
-        width = c.head_width or c.d_model // c.num_heads
-        empty = jnp.zeros((batch, max_length, c.num_kv_heads or c.num_heads, width), c.dtype)
+        empty = jnp.zeros((batch, max_length, c.K, c.H), c.dtype)
         caches = [LayerCache(empty, empty) for _ in range(self.num_layers)]
         if not self.cross:
             return caches
@@ -220,7 +219,7 @@ class Stack(nn.Module):
 
     def extend(self, x_BTD, caches: list[LayerCache], position, memory_mask: Mask | None = None):
         """The stack on T tokens that follow the cached ones: (x_BTD, longer caches)."""
-        positions_1T = position + jnp.arange(x_BTD.shape[1])[None]
+        positions_1T = row_positions(x_BTD.shape[1], position)
         view = self._view(Mask(causal=True, offset=position), positions_1T,
                           caches[0].k_BMKH.shape[1])
         longer = []

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import islice
 from logging import CRITICAL, getLogger
 from pathlib import Path
@@ -312,6 +313,7 @@ def _errors_of_the_disk(step: int, folder: Path) -> Iterator[None]:
 # Orbax
 
 
+@cache
 def _orbax():
     """Imported when first needed (a second), and silenced: absl would print 40 lines for a save,
     and tracebacks of errors that are raised as well."""
@@ -319,16 +321,16 @@ def _orbax():
     from absl import logging
     logging.set_verbosity(logging.FATAL)
     getLogger('asyncio').setLevel(CRITICAL)  # tracebacks of the same errors, once more
-    sys.unraisablehook = _without_echoes
+    sys.unraisablehook = partial(_without_echoes, sys.unraisablehook)
     return orbax.checkpoint
 
 
-def _without_echoes(unraisable) -> None:
-    """Print what Python cannot raise, except for writes that end after their save has failed:
+def _without_echoes(report: Callable, unraisable) -> None:
+    """`report` what Python cannot raise, except for writes that end after their save has failed:
     each finds Orbax's event loop closed, and the failure itself is raised."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
-        sys.__unraisablehook__(unraisable)
+        report(unraisable)
 
 
 def _load(path: Path, abstract: dict[str, PyTree], whole: bool) -> dict[str, PyTree]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xformer.data.objectives.rows import check_fit, extended, place, ragged
+from xformer.data.objectives.rows import check_fit, extended, one_sided, place, ragged
 from xformer.data.plan import Shape
 from xformer.data.store import Column
 from xformer.data.tokenizers import Special
@@ -62,7 +62,7 @@ class NextToken:
     def _needs(self, indices: np.ndarray) -> np.ndarray:
         labels_N = np.minimum(len(self.text.ids) - np.asarray(indices, np.int64) * self.length,
                               self.length)
-        return np.stack([labels_N, np.zeros_like(labels_N)], axis=1).astype(np.int32)
+        return one_sided(labels_N)
 
     def _document_begins(self, starts_N: np.ndarray, stops_N: np.ndarray,
                          width: int) -> np.ndarray:

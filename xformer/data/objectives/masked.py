@@ -7,7 +7,15 @@ import numpy as np
 
 from xformer.config import UserError
 from xformer.data.objectives.chunks import BLOCK, Chunks
-from xformer.data.objectives.rows import check_fit, choose, compacted, draw, extended, place
+from xformer.data.objectives.rows import (
+    check_fit,
+    choose,
+    compacted,
+    draw,
+    extended,
+    one_sided,
+    place,
+)
 from xformer.data.plan import Shape
 from xformer.data.tokenizers import Special
 
@@ -121,7 +129,7 @@ class MaskedTokens:
 
     def lengths(self, start: int, stop: int) -> np.ndarray:
         """int32 (stop - start, 2): tokens, BOS and EOS included, and 0."""
-        return _one_sided(self.chunks.sizes(start, stop) + 2)
+        return one_sided(self.chunks.sizes(start, stop) + 2)
 
     def batch(self, indices: np.ndarray, shape: Shape,
               random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -129,7 +137,7 @@ class MaskedTokens:
         fit in the shape."""
         starts_N, stops_N = self.chunks.bounds(indices)
         lengths_N = stops_N - starts_N + 2
-        check_fit(_one_sided(lengths_N), shape)
+        check_fit(one_sided(lengths_N), shape)
         ids_NS = np.full((len(indices), shape[1]), self.special.pad, np.int32)
         ids_NS[:, 0] = self.special.bos
         place(ids_NS, self.chunks.ids, starts_N, lengths_N - 2, at_N=1)
@@ -157,14 +165,14 @@ class NextSentence:
     def lengths(self, start: int, stop: int) -> np.ndarray:
         """int32 (stop - start, 2): tokens, BOS and both EOS included, at most; and 0."""
         starts_N, stops_N = self.chunks.bounds(self.kept[start:stop])
-        return _one_sided(stops_N - starts_N + 3)
+        return one_sided(stops_N - starts_N + 3)
 
     def batch(self, indices: np.ndarray, shape: Shape,
               random: np.random.Generator) -> dict[str, np.ndarray]:
         """The arrays of `Masking.arrays`, types 1 for B and its EOS, and `nsp_labels_B`. Raises
         ValueError when the examples do not fit in the shape."""
         starts_N, stops_N = self.chunks.bounds(self.kept[indices])
-        check_fit(_one_sided(stops_N - starts_N + 3), shape)
+        check_fit(one_sided(stops_N - starts_N + 3), shape)
         first_N, last_N = self.chunks.inner_sentences(starts_N, stops_N)
         cuts_N = self.chunks.sentences[first_N + draw(random, last_N - first_N)]
         other_N = random.random(len(indices)) < 0.5
@@ -219,7 +227,3 @@ def chunks_to_cut(chunks: Chunks) -> np.ndarray:
         raise UserError('data.objective=mlm_nsp needs two documents or more, to take sentences '
                         'of another one; the data has one')
     return kept
-
-
-def _one_sided(lengths_N: np.ndarray) -> np.ndarray:
-    return np.stack([lengths_N, np.zeros_like(lengths_N)], axis=1).astype(np.int32)

@@ -14,6 +14,11 @@ def check_fit(lengths_N2: np.ndarray, shape: Shape) -> None:
                          f'fit in {shape}')
 
 
+def one_sided(lengths_N: np.ndarray) -> np.ndarray:
+    """int32 (N, 2): what examples without a target need."""
+    return np.stack([lengths_N, np.zeros_like(lengths_N)], axis=1).astype(np.int32)
+
+
 def extended(array_N: np.ndarray, rows: int, fill: int = 0) -> np.ndarray:
     """int32: the same with `rows` rows, those beyond the examples full of `fill`."""
     array_B = np.full((rows, *array_N.shape[1:]), fill, np.int32)
@@ -62,13 +67,18 @@ def choose(allowed_NS: np.ndarray, number_N: np.ndarray,
     return chosen_NS
 
 
-def pair_arrays(source_NS: np.ndarray, source_lengths_N: np.ndarray, labels_NT: np.ndarray,
-                target_lengths_N: np.ndarray, rows: int, special: Special) -> dict[str, np.ndarray]:
-    """The arrays of a step from source to target; inputs are BOS, then the labels shifted."""
+def shifted(labels_NT: np.ndarray, lengths_N: np.ndarray, special: Special) -> np.ndarray:
+    """The inputs that labels are predicted from: BOS, then the labels but for the last one."""
     inputs_NT = np.roll(labels_NT, 1, axis=1)
     inputs_NT[:, 0] = special.bos
-    beyond_NT = np.arange(labels_NT.shape[1]) >= target_lengths_N[:, None]
-    inputs_NT[beyond_NT] = special.pad  # the last label is never an input
+    inputs_NT[np.arange(labels_NT.shape[1]) >= lengths_N[:, None]] = special.pad
+    return inputs_NT
+
+
+def pair_arrays(source_NS: np.ndarray, source_lengths_N: np.ndarray, labels_NT: np.ndarray,
+                target_lengths_N: np.ndarray, rows: int, special: Special) -> dict[str, np.ndarray]:
+    """The arrays of a step from source to target."""
+    inputs_NT = shifted(labels_NT, target_lengths_N, special)
     return {'source_BS': extended(source_NS, rows, special.pad),
             'source_lengths_B': extended(source_lengths_N, rows),
             'inputs_BT': extended(inputs_NT, rows, special.pad),

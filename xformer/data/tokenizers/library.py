@@ -11,12 +11,12 @@ from xformer.config import UserError
 from xformer.data.tokenizers.special import (
     TRAINED,
     TRAINED_WORDPIECE,
-    UNKNOWN,
     Special,
     find_special,
     has_unknown,
-    known_ids,
     missing_special,
+    names_of,
+    readable,
 )
 
 _CONTINUES = '##'  # begins every piece of a word but the first (Schuster and Nakajima, 2012)
@@ -60,13 +60,11 @@ class LibraryTokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
-        return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+        return names_of(ids, self._names, self.special.unk)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are skipped, not obeyed, but for unknown ones."""
-        skipped, unk = self.special.skipped(), self.special.unk
-        tokens = [UNKNOWN if i == unk else self._names[i]
-                  for i in known_ids(ids, self.vocab_size, unk) if i not in skipped]
+        tokens = readable(ids, self._names, self.special)
         return self._decoder.decode(tokens) if self._decoder else ' '.join(tokens)
 
     def word_starts(self) -> np.ndarray:

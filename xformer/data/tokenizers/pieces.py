@@ -9,10 +9,10 @@ import sentencepiece
 from xformer.config import UserError
 from xformer.data.tokenizers.special import (
     TRAINED,
-    UNKNOWN,
     find_special,
-    known_ids,
     missing_special,
+    names_of,
+    readable,
 )
 
 
@@ -42,14 +42,11 @@ class PieceTokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
-        return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+        return names_of(ids, self._names, self.special.unk)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are skipped, not obeyed, but for unknown ones."""
-        skipped, unk = self.special.skipped(), self.special.unk
-        return self._processor.decode_pieces([
-            UNKNOWN if i == unk else self._names[i]
-            for i in known_ids(ids, self.vocab_size, unk) if i not in skipped])
+        return self._processor.decode_pieces(readable(ids, self._names, self.special))
 
     def word_starts(self) -> np.ndarray:
         """bool (V,): which ids begin a word: special tokens and pieces that begin with a space."""

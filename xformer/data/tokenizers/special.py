@@ -1,6 +1,6 @@
 """Special tokens: the names by which vocabularies know them, and what to do without one."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from xformer.config import UserError
@@ -77,6 +77,19 @@ def has_unknown(names: Collection[str]) -> bool:
 def known_ids(ids: Iterable[int], vocab_size: int, unk: int) -> list[int]:
     """Plain integers; ids beyond the vocabulary (of a model wider than it) become `unk`."""
     return [int(i) if 0 <= i < vocab_size else unk for i in ids]
+
+
+def names_of(ids: Iterable[int], names: Sequence[str], unk: int) -> list[str]:
+    """The name of every id, special ones included: what a picture shows."""
+    return [names[i] for i in known_ids(ids, len(names), unk)]
+
+
+def readable(ids: Iterable[int], names: Sequence[str], special: Special) -> list[str]:
+    """The names of which decoded text is made: special tokens are skipped, not obeyed, and an
+    unknown one reads UNKNOWN."""
+    skipped, unk = special.skipped(), special.unk
+    return [UNKNOWN if i == unk else names[i]
+            for i in known_ids(ids, len(names), unk) if i not in skipped]
 
 
 def _first(names: Iterable[str], ids: Mapping[str, int], default: int | None = None) -> int | None:

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xformer.data.tokenizers.special import TRAINED, UNKNOWN, Special, find_special, known_ids
+from xformer.data.tokenizers.special import (
+    TRAINED,
+    UNKNOWN,
+    Special,
+    find_special,
+    known_ids,
+    names_of,
+    readable,
+)
 
 SEPARATORS = {'char': '', 'word': ' '}
 _BYTE_NAMES = tuple(chr(byte) if chr(byte).isprintable() and byte < 128 else f'<0x{byte:02X}>'
@@ -34,14 +42,11 @@ class SymbolTokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
-        return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+        return names_of(ids, self._names, self.special.unk)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are skipped, not obeyed, but for unknown ones."""
-        skipped, unk = self.special.skipped(), self.special.unk
-        return SEPARATORS[self.kind].join(
-            UNKNOWN if i == unk else self._names[i]
-            for i in known_ids(ids, self.vocab_size, unk) if i not in skipped)
+        return SEPARATORS[self.kind].join(readable(ids, self._names, self.special))
 
     def word_starts(self) -> np.ndarray:
         """bool (V,): which ids begin a word; here every one."""
@@ -68,7 +73,7 @@ class ByteTokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id: the character if it is ASCII and printable, or <0x0A>."""
-        return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+        return names_of(ids, self._names, self.special.unk)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; what is no UTF-8 reads U+FFFD, special tokens are skipped."""
