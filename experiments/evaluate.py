@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import Config, DataConfig, UserError, writes_outputs
+from xformer.config import Config, DataConfig, UserError, is_labelled, writes_outputs
 from xformer.console import counting, say
 
 
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
     config = reading.config_of(values)
     if values.input and values['split'].present:
         raise UserError('give either --split or --input=FILE, not both')
-    writes = writes_outputs(config)
+    writes, labels = writes_outputs(config), is_labelled(config)
     only_outputs = ['show', *(flag for flag in values if flag.startswith('config.decode.'))]
-    for flag in (['batches'] if writes else only_outputs):
+    for flag in [*(['batches'] if writes or labels else []), *([] if writes else only_outputs)]:
         if values[flag].present:
             raise UserError(f'--{flag} has no effect on a model of model.family='
                             f'{config.model.family} and data.objective={config.data.objective}')
@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
     from xformer.report import write_report
     from xformer.run import held_out
     examples = examples or held_out(run.folder, name)
-    measured = (_outputs if writes else _objective)(run, examples, name, values, compilations)
+    measure = _outputs if writes else _labels if labels else _objective
+    measured = measure(run, examples, name, values, compilations)
     result = {**measured, 'split': name, 'checkpoint': run.checkpoint,
               'fingerprint': run.manifest['data_fingerprint']}
     _write(run.folder / 'eval', name, result, compilations)
@@ -97,6 +98,22 @@ def _outputs(run, pairs: list, name: str, values, compilations) -> dict:
             'decode': dataclasses.asdict(config.decode)}
 
 
+def _labels(run, examples: list, name: str, values, compilations) -> dict:
+    """What the head says of every example, scored; it is written."""
+    from xformer.data.sources import Labelled
+    from xformer.evaluate.labels import guess, score_labels
+    config = run.config
+    examples = [Labelled(*example) for example in examples]
+    with counting(f'labelling {name}', len(examples)) as progress:
+        guesses = guess(examples, config, run.model, run.params, run.tokenizers, compilations,
+                        progress, say)
+    metrics, floors = score_labels(config.data.objective, examples, guesses)
+    _write_lines(run.folder / 'eval' / f'{name}.guesses.jsonl',
+                 [example._asdict() | guessed for example, guessed in zip(examples, guesses)])
+    return {'metrics': metrics, 'floors': floors, 'examples': len(examples),
+            'scoring': {'objective': config.data.objective}}
+
+
 def _objective(run, examples: list, name: str, values, compilations) -> dict:
     """The model measured by the objective it was trained on."""
     import math
@@ -128,19 +145,22 @@ def _spread(rows: list, count: int) -> list:
 
 def _write_outputs(folder: Path, name: str, predictions, alignments) -> None:
     from xformer.figures import draw_alignments
-    from xformer.train.folder import write_atomically
-    folder.mkdir(exist_ok=True)
     for kind, rows in (('predictions', [row._asdict() for row in predictions]),
                        ('alignments', [alignment.to_row() for alignment in alignments])):
-        write_atomically(folder / f'{name}.{kind}.jsonl', _lines(rows))
+        _write_lines(folder / f'{name}.{kind}.jsonl', rows)
     (folder / f'{name}.alignments.png').write_bytes(draw_alignments(alignments))
+
+
+def _write_lines(path: Path, rows: list[dict]) -> None:
+    from xformer.train.folder import write_atomically
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _lines(rows))
 
 
 def _write(folder: Path, name: str, result: dict, compilations) -> None:
     from xformer.train.folder import write_atomically
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / f'{name}.timing.jsonl', _lines(
-        [{'event': 'compile', **row} for row in compilations.rows]))
+    _write_lines(folder / f'{name}.timing.jsonl',
+                 [{'event': 'compile', **row} for row in compilations.rows])
     write_atomically(folder / f'{name}.json', json.dumps(result, indent=2) + '\n')
 
 

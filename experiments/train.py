@@ -17,7 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, configs
-from xformer.config import Config, to_json
+from xformer.checks import validate
+from xformer.config import Config, adapted, read_config, to_json
 from xformer.console import say
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> None:
                        sections=SECTIONS)
     name, config = configs.load(values.config)
     config = cli.changed(config, values)
+    if config.train.init_from:
+        config = _like(config, Path(config.train.init_from))
     if values.print_config:
         print(to_json(config), end='')
         return
@@ -49,8 +52,27 @@ def main(argv: list[str]) -> None:
         return
     from xformer.report import write_report
     from xformer.train.loop import train
-    train(config, folder)
+    train(config, folder, _start(config) if config.train.init_from else None)
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
+
+
+def _like(config: Config, source: Path) -> Config:
+    """With the architecture and the tokenizer of the run that it begins with."""
+    config, changes = adapted(config, read_config(source))
+    if changes:
+        listed = ', '.join(f'{name}={value}' for name, value in changes.items())
+        say(f'as {source}: {listed}')
+    return validate(config)
+
+
+def _start(config: Config):
+    from xformer.run import open_run
+    from xformer.train.start import Start
+    source = Path(config.train.init_from)
+    run = open_run(source, read_config(source), 'best', say)
+    return Start(run.tokenizers, run.params, {
+        'run': str(source), 'checkpoint': run.checkpoint,
+        'data_fingerprint': run.manifest['data_fingerprint']})
 
 
 def _print_estimate(config: Config) -> None:

@@ -1,8 +1,10 @@
 """Whether a configuration makes sense as a whole; every sentence a user may read about it."""
 
 import math
+import re
 
 from xformer.config import (
+    LABELLED,
     SYMBOLS,
     Config,
     DataConfig,
@@ -15,7 +17,13 @@ from xformer.config import (
 )
 
 FAMILIES = {'pairs': ('seq2seq', 'decoder'), 'spans': ('seq2seq',), 'denoise': ('seq2seq',),
-            'lm': ('decoder',), 'mlm': ('encoder',), 'mlm_nsp': ('encoder',)}  # which may learn it
+            'lm': ('decoder',), 'mlm': ('encoder',), 'mlm_nsp': ('encoder',),
+            **dict.fromkeys(LABELLED, ('encoder',))}  # which may learn it
+_TEXTS = ('jsonl', 'lines', 'documents', 'text')
+FORMATS = {'pairs': ('tsv', 'parallel', 'jsonl', 'lines'),
+           **dict.fromkeys(('lm', 'mlm', 'mlm_nsp', 'spans', 'denoise'), _TEXTS),
+           'classify': ('tsv', 'jsonl'), 'regress': ('tsv', 'jsonl'), 'tag': ('conll', 'jsonl'),
+           'answer': ('squad', 'jsonl')}  # of the user's own files
 
 
 def validate(config: Config) -> Config:
@@ -50,15 +58,18 @@ _RANGES = {  # name: (least, most, most is allowed)
     **{name: (0, _INFINITY, False) for name in (
         'model.num_encoder_layers', 'model.num_decoder_layers', 'model.num_kv_heads',
         'model.head_width', 'model.vocab_size', 'model.embedding_size', 'model.num_segments',
-        'model.window', 'model.norm_epsilon', 'data.sequence_length',
+        'model.num_labels', 'model.window', 'model.norm_epsilon', 'data.sequence_length',
+        'data.per_label',
         'optim.peak_learning_rate', 'optim.noam_factor', 'optim.warmup_steps',
         'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon', 'train.seed',
-        'train.keep_best', 'parallel.devices', 'decode.alpha', 'decode.max_length')},
+        'train.keep_best', 'train.patience', 'parallel.devices', 'decode.alpha',
+        'decode.max_length')},
     **{name: (-1, _INFINITY, False) for name in ('model.pad_id', 'model.bos_id', 'model.eos_id')},
     **{name: (0, 1, False) for name in (
         'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
         'optim.beta2', 'optim.label_smoothing', 'data.min_fill', 'data.noise_rate')},
-    **{name: (0, 1, True) for name in ('optim.final_fraction', 'optim.decay_fraction')},
+    **{name: (0, 1, True) for name in ('optim.final_fraction', 'optim.decay_fraction',
+                                       'optim.layer_decay')},
 }
 
 
@@ -115,9 +126,16 @@ def _data_checks(config: Config):
     yield (model.family in FAMILIES[objective],
            f'data.objective={objective} is for model.family={" or ".join(FAMILIES[objective])}, '
            f'not {model.family}')
-    yield (model.family != 'encoder' or model.pooler == (objective == 'mlm_nsp'),
-           f'data.objective={objective} does not go with model.pooler={str(model.pooler).lower()}; '
-           'next sentences (mlm_nsp) need the pooler, and nothing else trains it')
+    yield (objective != 'mlm_nsp' or model.pooler,
+           'data.objective=mlm_nsp needs model.pooler=true')
+    yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress'),
+           f'model.pooler=true has no effect with data.objective={objective}, which does not train '
+           'it')
+    labels = objective in ('classify', 'tag')
+    for name, value in (('data.per_label', data.per_label), ('model.num_labels',
+                                                             model.num_labels)):
+        yield (labels or not value, f'{name} has no effect with data.objective={objective}')
+    yield (objective != 'tag' or not data.per_label, 'data.per_label is for classify, not for tag')
     yield (objective != 'mlm_nsp' or model.num_segments == 2,
            f'data.objective=mlm_nsp needs model.num_segments=2, not {model.num_segments}')
     yield (objective in ('mlm', 'mlm_nsp', 'spans', 'denoise')
@@ -133,20 +151,18 @@ def _data_checks(config: Config):
         yield (writes_outputs(config) or getattr(data, name) == getattr(default, name),
                f'data.{name} has no effect with data.objective={objective} and model.family='
                f'{model.family}, which is not scored by its outputs')
-    yield (objective == 'pairs' or data.too_long == default.too_long,
+    yield (objective in ('pairs', *LABELLED) or data.too_long == default.too_long,
            f'data.too_long has no effect with data.objective={objective}')
-    yield (objective != 'pairs' or not data.sequence_length,
-           'data.sequence_length has no effect with data.objective=pairs')
+    yield (objective not in ('pairs', *LABELLED) or not data.sequence_length,
+           f'data.sequence_length has no effect with data.objective={objective}')
     yield (data.sequence_length <= model.max_length,
            f'data.sequence_length={data.sequence_length} is beyond the model.max_length='
            f'{model.max_length} tokens that the model takes')
     yield (objective == 'pairs' or not data.target_tokenizer,
            f'data.target_tokenizer has no effect with data.objective={objective}')
-    yield (objective == 'pairs' or data.format not in ('tsv', 'parallel') or data.dataset,
-           f'data.format={data.format} is for data.objective=pairs; choose jsonl, lines, '
-           'documents or text')
-    yield (objective != 'pairs' or data.format not in ('documents', 'text'),
-           f'data.format={data.format} holds no pairs; choose tsv, parallel, jsonl or lines')
+    yield (data.dataset or data.format in FORMATS[objective],
+           f'data.format={data.format} does not go with data.objective={objective}; choose '
+           f'{" or ".join(FORMATS[objective])}')
     target = data.target_tokenizer or data.tokenizer
     for kind, twin in ((data.tokenizer, target), (target, data.tokenizer)):
         yield (kind in ('char', 'word') or kind == twin,
@@ -165,6 +181,8 @@ def _data_checks(config: Config):
 
 def _optim_checks(optim: OptimConfig, train: TrainConfig):
     default = OptimConfig()
+    yield (re.fullmatch(r'dev/\w+:(min|max)', train.best_by),
+           f'train.best_by={train.best_by} must be dev/METRIC:min or dev/METRIC:max')
     noam = optim.schedule == 'noam'
     yield (not noam or optim.peak_learning_rate == 0,
            'optim.peak_learning_rate has no effect with optim.schedule=noam, which derives it '

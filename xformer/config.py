@@ -33,6 +33,8 @@ def option(default: Any, meaning: str, choices: tuple = ()) -> Any:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The architecture; K, H and E are the widths that two fields decide on."""
+
     family: str = option('seq2seq', 'architecture', ('seq2seq', 'encoder', 'decoder'))
     num_encoder_layers: int = option(6, 'encoder blocks; 0 in a decoder')
     num_decoder_layers: int = option(6, 'decoder blocks; 0 in an encoder')
@@ -44,6 +46,7 @@ class ModelConfig:
     vocab_size: int = option(0, 'size of the vocabulary (V); 0 takes it from the tokenizer')
     embedding_size: int = option(0, 'width of the token embeddings (E, as ALBERT); 0 takes d_model')
     num_segments: int = option(0, 'segment embeddings (BERT: sentences A and B); 0 has none')
+    num_labels: int = option(0, 'outputs of the head of classify and tag; 0 takes it from the data')
     max_length: int = option(512, 'longest source or target in tokens, special tokens included')
     activation: str = option('relu', 'of the feed-forward layer', (
         'relu', 'gelu', 'gelu_tanh', 'silu', 'geglu', 'geglu_tanh', 'swiglu'))
@@ -60,7 +63,8 @@ class ModelConfig:
                                  'inputs; or one each', ('all', 'inputs', 'none'))
     biases: bool = option(True, 'in linear maps and LayerNorm')
     share_layers: bool = option(False, 'all layers of a stack share one set of parameters (ALBERT)')
-    pooler: bool = option(False, 'encoder: a tanh layer on the first token (BERT)')
+    pooler: bool = option(False, 'encoder: a tanh layer on the first token (BERT); without it, '
+                          'heads take the mean of all tokens')
     init: str = option('glorot', 'initialisation as in the papers', (
         'glorot', 'bert', 'gpt2', 't5'))
     dropout: float = option(0.1, 'on embeddings and on the output of every sub-layer')
@@ -91,21 +95,26 @@ class ModelConfig:
 
 
 SYMBOLS = ('char', 'word', 'bytes')
+LABELLED = ('classify', 'regress', 'tag', 'answer')  # objectives of a head on an encoder
 TOKENIZERS = (*SYMBOLS, 'bpe', 'unigram', 'wordpiece', 'byte_bpe')
 
 
 @dataclass(frozen=True)
 class DataConfig:
     objective: str = option('pairs', 'what is learnt: source to target, next token, masked tokens '
-                            '(with next sentence), T5 spans, BART denoising',
-                            ('pairs', 'lm', 'mlm', 'mlm_nsp', 'spans', 'denoise'))
+                            '(with next sentence), T5 spans, BART denoising; the label or number '
+                            'of a text or pair, the tag of every word, the answer in a context',
+                            ('pairs', 'lm', 'mlm', 'mlm_nsp', 'spans', 'denoise', *LABELLED))
     dataset: str = option('', 'known data set, or several joined by +; or give data.train')
     train: str = option('', 'training file; for format=parallel SOURCE,TARGET')
     dev: str = option('', 'development file; empty holds out 3 % of train by hash')
     test: str = option('', 'test file; empty holds out 7 % of train by hash')
-    format: str = option('tsv', 'of the files: source<TAB>target; two files; JSON lines; a text a '
-                         'line; a sentence a line and a blank line between documents; one text',
-                         ('tsv', 'parallel', 'jsonl', 'lines', 'documents', 'text'))
+    format: str = option('tsv', 'of the files: source<TAB>target or text(<TAB>text)<TAB>label; two '
+                         'files; JSON lines; a text a line; a sentence a line and a blank line '
+                         'between documents; one text; word<TAB>tag lines; SQuAD',
+                         ('tsv', 'parallel', 'jsonl', 'lines', 'documents', 'text', 'conll',
+                          'squad'))
+    per_label: int = option(0, 'train on this many examples of each label, chosen by hash; 0 all')
     lowercase_source: bool = option(False, 'lower-case the source or text, here and in generation')
     tokenizer: str = option('char', 'how text becomes tokens', TOKENIZERS)
     target_tokenizer: str = option('', 'how a target becomes tokens; empty as data.tokenizer',
@@ -121,7 +130,7 @@ class DataConfig:
     batch_multiple: int = option(8, 'rows of every batch are a multiple of this')
     min_fill: float = option(0.85, 'least share of slots that hold real tokens; sets the buckets')
     max_buckets: int = option(8, 'most (source, target) length buckets')
-    too_long: str = option('error', 'what to do with pairs beyond model.max_length',
+    too_long: str = option('error', 'what to do with examples beyond model.max_length',
                            ('error', 'drop', 'cut'))
     score: str = option('errors', 'metrics of outputs: error rates, exact match, (tokenised) BLEU, '
                         'ROUGE', ('errors', 'exact', 'bleu', 'bleu_tokenised', 'rouge'))
@@ -145,7 +154,9 @@ class OptimConfig:
     epsilon: float = option(1e-9, 'Adam: added to the root of the second moment')
     weight_decay: float = option(0.0, 'decoupled, on weight matrices only (adamw)')
     clip_norm: float = option(0.0, 'largest gradient norm; 0 does not clip')
-    label_smoothing: float = option(0.1, 'probability spread over the vocabulary')
+    label_smoothing: float = option(0.1, 'probability spread over the vocabulary or labels')
+    layer_decay: float = option(1.0, 'learning rate × this per layer below the top; embeddings '
+                                'lowest')
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,11 @@ class TrainConfig:
     eval_every: int = option(1000, 'steps between losses of the dev split')
     save_every: int = option(1000, 'steps between checkpoints')
     keep_last: int = option(2, 'newest checkpoints kept')
-    keep_best: int = option(2, 'checkpoints kept for their dev loss')
+    keep_best: int = option(2, 'checkpoints kept for their train.best_by')
+    best_by: str = option('dev/loss:min', 'which checkpoint is best: dev/METRIC:min or :max')
+    patience: int = option(0, 'stop after this many evaluations without a better one; 0 never')
+    init_from: str = option('', 'begin with the tokenizer, architecture and parameters of this run')
+    freeze: str = option('', 'parameters that stay as they are: paths joined by commas (encoder)')
 
 
 @dataclass(frozen=True)
@@ -183,6 +198,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def is_labelled(config: Config) -> bool:
+    """Whether a model is an encoder with a head that labels."""
+    return config.data.objective in LABELLED
 
 
 def writes_outputs(config: Config) -> bool:
@@ -304,6 +324,21 @@ def diff(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """{'optim.beta2': (0.98, 0.999), ...}: the fields in which two configurations differ."""
     old, new = to_flat(before), to_flat(after)
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
+
+
+# of a model, what need not be as it was when training begins with another's parameters
+_FREE = {f'model.{name}' for name in (
+    'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
+    'num_labels', 'pooler')}
+_TOKENIZER = {f'data.{name}' for name in (
+    'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}
+
+
+def adapted(config: Config, source: Config) -> tuple[Config, dict[str, Any]]:
+    """`config` with the architecture and tokenizer of `source`; {name: value} of what changed."""
+    taken = {name for name in leaves() if name.startswith('model.')} - _FREE | _TOKENIZER
+    changes = {name: value for name, (_, value) in diff(config, source).items() if name in taken}
+    return override(config, changes), changes
 
 
 for _section in dataclasses.fields(Config):  # options are scalars, so each cast is defined

@@ -71,23 +71,24 @@ def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:
 def _curves(metrics: list[dict]) -> str:
     if not metrics:
         return _paragraph('No step has been logged yet.')
-    dev = [row for row in metrics if 'dev/nll' in row]
-    best = min(dev, key=lambda row: row['dev/nll'], default=None)
-    lowest = (f'Lowest on dev: {best["dev/nll"]:.4f} nats per token at step {best["step"]:,}, '
-              f'{best["dev/accuracy"]:.1%} of tokens right. ' if best else
-              'Dev has not been evaluated yet. ')
-    curves = {'train, one batch': _curve(metrics, 'nll')}
+    name, title, unit = ('nll', 'Negative log-likelihood', 'nats') if 'nll' in metrics[0] else \
+        ('loss', 'Squared error', 'mean over examples')
+    dev = [row for row in metrics if f'dev/{name}' in row]
+    best = min(dev, key=lambda row: row[f'dev/{name}'], default=None)
+    lowest = (f'Lowest on dev: {best[f"dev/{name}"]:.4f} at step {best["step"]:,}'
+              + (f', {best["dev/accuracy"]:.1%} right. ' if 'dev/accuracy' in best else '. ')
+              if best else 'Dev has not been evaluated yet. ')
+    curves = {'train, one batch': _curve(metrics, name)}
     if dev:
-        curves['dev'] = _curve(dev, 'dev/nll')
-    likelihood = draw_curves('Negative log-likelihood', 'nats per token', curves,
-                             size=(6.6, 3.2), log=True)
+        curves['dev'] = _curve(dev, f'dev/{name}')
+    likelihood = draw_curves(title, unit, curves, size=(6.6, 3.2), log=True)
     rate = draw_curves('Learning rate', 'learning rate',
                        {'learning rate': _curve(metrics, 'learning_rate')},
                        size=(4.2, 2.5), log=False)
     norm = draw_curves('Gradient norm', 'L2 norm', {'norm': _curve(metrics, 'grad_norm')},
                        size=(4.2, 2.5), log=True)
     return (_paragraph(f'{lowest}Label smoothing is left out of these curves.')
-            + _picture(likelihood, 'Negative log-likelihood over steps', 'chart')
+            + _picture(likelihood, f'{title} over steps', 'chart')
             + '<div class="pair">' + _picture(rate, 'Learning rate over steps', 'chart')
             + _picture(norm, 'Gradient norm over steps', 'chart') + '</div>\n')
 

@@ -42,7 +42,8 @@ def open_run(folder: Path, config: Config, checkpoint: str, say: Callable[[str],
     device = SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
-    description, params = read_params(folder / 'checkpoints', checkpoint, abstract, say)
+    description, params = read_params(folder / 'checkpoints', checkpoint, abstract, say,
+                                      config.train.best_by)
     return Run(folder, config, manifest, load_tokenizers(folder), model, params, description)
 
 

@@ -9,12 +9,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from xformer.config import Config, DataConfig, UserError
 from xformer.console import counting
+from xformer.data.layouts import labels_in
 from xformer.data.sources import digests, kind_of, read_examples, splits_of
 from xformer.data.sources.datasets import cache_folder
 from xformer.data.sources.files import digest
@@ -44,18 +45,21 @@ class Corpus:
         return hashlib.sha256(both.encode()).hexdigest()
 
 
-def prepare(config: Config, say: Say = lambda sentence: None) -> Corpus:
+def prepare(config: Config, say: Say = lambda sentence: None,
+            given: Tokenizers | None = None) -> Corpus:
     """Trains the tokenizers on the train split and tokenises all splits, or reuses the cache.
+
+    With tokenizers that are `given` (of the model that training starts from) none are trained.
 
     The cache is $XFORMER_CACHE (default ~/.cache/xformer), keyed by the content of the files and
     by every setting that matters here. Killed while it tokenises, the same call goes on from
     there. `say` hears what is done. Raises UserError for any fault of the user's files or of the
     cache folder.
     """
-    folder = cache_folder() / 'stores' / _key(config)
+    folder = cache_folder() / 'stores' / _key(config, given)
     with _alone(folder, say):
         tokenizers = _reuse(folder / 'tokenizers', load_tokenizers,
-                            lambda path: _train(path, config.data, say), say)
+                            lambda path: _train(path, config.data, given, say), say)
         stores = {split: _reuse(folder / split, lambda path: _open(path, tokenizers),
                                 lambda path: _tokenise(path, config, tokenizers, say), say)
                   for split in splits_of(config.data)}
@@ -124,22 +128,28 @@ def _reuse(folder: Path, load: Callable[[Path], T], make: Callable[[Path], T], s
         return make(folder)
 
 
-def _train(folder: Path, data: DataConfig, say: Say) -> Tokenizers:
-    say(f'reading the tokenizer {data.tokenizer_file}' if data.tokenizer_file else
-        'training the tokenizers')
+def _train(folder: Path, data: DataConfig, given: Tokenizers | None, say: Say) -> Tokenizers:
+    if not given:
+        say(f'reading the tokenizer {data.tokenizer_file}' if data.tokenizer_file else
+            'training the tokenizers')
     with unfinished(folder) as path:
-        train_tokenizers(data, _texts(data)).save(path)
+        tokenizers = given or train_tokenizers(data, _texts(data))
+        labels = labels_in(read_examples(data, 'train'), kind_of(data))
+        replace(tokenizers, labels=labels).save(path)
     tokenizers = load_tokenizers(folder)
-    say(f'vocabulary: {tokenizers.vocab_size:,} tokens')
+    say(f'vocabulary: {tokenizers.vocab_size:,} tokens'
+        + (f'; {len(labels):,} labels: {", ".join(labels[:20])}' if labels else ''))
     return tokenizers
 
 
 def _texts(data: DataConfig) -> Iterator[tuple[str, ...]]:
-    """The train split as tokenizers learn from it: (source, target), or (sentence,)."""
+    """The train split as tokenizers learn from it: (source, target), or (text,)."""
     examples = read_examples(data, 'train')
     if kind_of(data) == 'pairs':
         return examples
-    return ((sentence,) for document in examples for sentence in document)
+    if kind_of(data) == 'texts':
+        return ((sentence,) for document in examples for sentence in document)
+    return ((text,) for example in examples for text in example[:2] if text)
 
 
 def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) -> TokenStore:
@@ -150,9 +160,12 @@ def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) ->
             folder, read_examples(data, split), tokenizers, kind=kind_of(data), split=split,
             max_length=config.model.max_length, too_long=data.too_long, say=say,
             progress=lambda examples, tokens: show(examples))
-    counted = ('{examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target tokens, '
-               '{dropped:,} pairs dropped as too long, {cut:,} cut' if kind_of(data) == 'pairs' else
-               '{examples:,} documents, {rows:,} sentences, {text_tokens:,} tokens')
+    limited = ', {dropped:,} dropped as too long, {cut:,} cut'
+    counted = {'pairs': '{examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target '
+                        'tokens' + limited,
+               'texts': '{examples:,} documents, {rows:,} sentences, {text_tokens:,} tokens'}.get(
+        kind_of(data), '{examples:,} examples, {first_tokens:,} + {second_tokens:,} tokens'
+                       + limited)
     say(f'{split} split: ' + counted.format_map(store.manifest))
     return store
 
@@ -164,19 +177,21 @@ def _open(folder: Path, tokenizers: Tokenizers) -> TokenStore:
     return store
 
 
-def _key(config: Config) -> str:
+def _key(config: Config, given: Tokenizers | None) -> str:
     """A name for everything that the tokenizers and stores depend on."""
-    data, pairs = config.data, kind_of(config.data) == 'pairs'
+    data, limited = config.data, kind_of(config.data) != 'texts'
     trained = not data.tokenizer_file and data.tokenizer in ('bpe', 'unigram', 'wordpiece',
                                                              'byte_bpe')
     settings = {
         'format': FORMAT,
         'objective': data.objective,  # it decides on the special tokens, too
         'sources': digests(data),
-        'tokenizers': [data.tokenizer, data.target_tokenizer or data.tokenizer,
+        'tokenizers': given.fingerprint if given else [
+                       data.tokenizer, data.target_tokenizer or data.tokenizer,
                        data.vocab_size if trained else None,
                        [digest(path) for path in tokenizer_files(data)]],
         'lowercase_source': data.lowercase_source,
-        'lengths': [config.model.max_length, data.too_long] if pairs else None,
+        'lengths': [config.model.max_length, data.too_long] if limited else None,
+        'per_label': data.per_label,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

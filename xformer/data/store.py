@@ -7,7 +7,8 @@
 
 Pairs have the columns source and target, a row an example, each ended by EOS. Texts have the
 column text, a row a sentence (or line, or chunk of a verbatim text); EOS ends the last row of a
-document, so that its ids are documents end to end.
+document, so that its ids are documents end to end. Labelled examples have the columns first,
+second (empty rows where there is one text) and target (see `layouts`), without EOS.
 """
 
 import contextlib
@@ -17,34 +18,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from xformer.config import UserError
+from xformer.data.layouts import LAYOUTS, Encoded, Layout, Row
 from xformer.data.tokenizers import Tokenizers
 
 FORMAT = 2
-COLUMNS = {'pairs': ('source', 'target'), 'texts': ('text',)}
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 2**20  # tokenised at a time
 COMMIT_CHARACTERS, COMMIT_SECONDS = 2**26, 60  # between states that a killed build goes on from
 
 DOCUMENTS, PROGRESS = 'documents.bin', 'progress.json'
-
-
-class _Row(NamedTuple):
-    """Of the input: a text per column, and whether an example ends here."""
-
-    texts: tuple[str, ...]
-    last: bool
-
-
-class _Encoded(NamedTuple):
-    ids: Sequence[list[int]]
-    last: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The examples of one split: pairs, or documents of rows."""
+    """The examples of one split: pairs, labelled ones, or documents of rows."""
 
     columns: dict[str, Column]
     documents: np.ndarray | None
@@ -83,35 +72,37 @@ def build_store(folder: Path, examples: Iterable, tokenizers: Tokenizers, *, kin
                 say: Callable[[str], None] = lambda sentence: None,
                 progress: Callable[[int, int], None] = lambda examples, tokens: None
                 ) -> TokenStore:
-    """Tokenises `examples` ('pairs' or 'texts') into a new `folder`, and opens it.
+    """Tokenises `examples` (a `kind` of `layouts`) into a new `folder`, and opens it.
 
     Memory stays bounded whatever their number. A killed build leaves its work beside the folder;
     the next one reads the same examples again but tokenises only those not yet done, and ends
-    with the same bytes. Pairs with a side beyond `max_length` tokens are an error, or with
+    with the same bytes. Examples beyond `max_length` tokens are an error, or with
     too_long='drop' left out, with 'cut' shortened, and counted in the manifest. `progress` hears
     how many examples and tokens this call has done. One process at a time may build a folder.
-    Raises UserError for pairs too long, for a split without examples, and for a folder that
+    Raises UserError for examples too long, for a split without any, and for a folder that
     cannot be written.
     """
+    layout = LAYOUTS[kind]
     identity = {'format': FORMAT, 'kind': kind, 'split': split,
                 'dtype': '<u2' if tokenizers.vocab_size <= 2**16 else '<u4',
                 'tokenizer': tokenizers.fingerprint,
-                'limit': [max_length, too_long] if kind == 'pairs' else None}
-    rows = _pair_rows(examples) if kind == 'pairs' else _sentence_rows(examples)
+                'limit': [max_length, too_long] if layout.cut else None}
+    rows = layout.rows(examples)
     with unfinished(folder) as path, _Writer(path, identity, say) as writer:
         counts, before = writer.counts, (writer.counts['examples'], writer.tokens)
         next(itertools.islice(rows, counts['read'], counts['read']), None)  # skips what is done
         for batch in _batches(rows):
-            encoded = kept = _encode(batch, tokenizers)
-            if kind == 'pairs':
-                beyond = sum(_longest(row) > max_length for row in encoded)
+            encoded = kept = layout.encode(batch, tokenizers)
+            if layout.cut:
+                beyond = [layout.length(row) > max_length for row in encoded]
                 if too_long == 'cut':
-                    encoded = [_cut(row, max_length) for row in encoded]
-                    counts['cut'] += beyond
-                kept = [row for row in encoded if _longest(row) <= max_length]
-            if len(kept) < len(encoded) and too_long == 'error':
-                _refuse(counts['read'], batch, encoded, split, max_length)
-            writer.append(kept, len(batch), sum(len(text) for row in batch for text in row.texts))
+                    encoded = [layout.cut(row, max_length) if far else row
+                               for row, far in zip(encoded, beyond)]
+                    counts['cut'] += sum(beyond)
+                elif too_long == 'error' and any(beyond):
+                    _refuse(counts['read'], batch, encoded, layout, split, max_length)
+                kept = [row for row in encoded if layout.length(row) <= max_length]
+            writer.append(kept, len(batch), _characters(batch))
             progress(counts['examples'] - before[0], writer.tokens - before[1])
         if not counts['examples']:
             raise UserError(f'the {split} split has no {kind}' + _why_empty(split, counts))
@@ -124,10 +115,12 @@ def open_store(folder: Path) -> TokenStore:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / 'manifest.json').read_text())
-        columns = {name: Column(np.memmap(folder / f'{name}.ids.bin', manifest['dtype'], 'r'),
-                                np.memmap(folder / f'{name}.offsets.bin', '<i8', 'r'))
-                   for name in COLUMNS[manifest['kind']]}
-        documents = (np.memmap(folder / DOCUMENTS, '<i8', 'r')
+        layout = LAYOUTS[manifest['kind']]
+        columns = {name: Column(_mapped(folder / f'{name}.ids.bin',
+                                        layout.dtypes.get(name, manifest['dtype'])),
+                                _mapped(folder / f'{name}.offsets.bin', '<i8'))
+                   for name in layout.columns}
+        documents = (_mapped(folder / DOCUMENTS, '<i8')
                      if manifest['kind'] == 'texts' else None)
         sound = manifest['format'] == FORMAT and all(
             len(column) == manifest['rows']
@@ -141,6 +134,11 @@ def open_store(folder: Path) -> TokenStore:
         raise UserError(f'the token store {folder} is damaged (its sizes do not match its '
                         'manifest); remove the folder and prepare the data again')
     return TokenStore(columns, documents, manifest)
+
+
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """The file's numbers; an empty file, which cannot be mapped, has none."""
+    return np.memmap(path, dtype, 'r') if path.stat().st_size else np.zeros(0, dtype)
 
 
 @contextlib.contextmanager
@@ -179,7 +177,8 @@ class _Writer:
 
     def __init__(self, folder: Path, identity: dict, say: Callable[[str], None]):
         self.folder, self.identity = folder, identity
-        self.columns = COLUMNS[identity['kind']]
+        self.layout = LAYOUTS[identity['kind']]
+        self.columns = self.layout.columns
         names = [f'{column}.{part}.bin' for column in self.columns for part in ('ids', 'offsets')]
         names += [DOCUMENTS] if identity['kind'] == 'texts' else []
         self.counts, sizes = self._saved(names, say) or (
@@ -207,11 +206,12 @@ class _Writer:
         """Tokens written, of all columns."""
         return sum(self.counts[f'{column}_tokens'] for column in self.columns)
 
-    def append(self, kept: list[_Encoded], read: int, characters: int) -> None:
+    def append(self, kept: list[Encoded], read: int, characters: int) -> None:
         """Write what is kept of `read` rows of input."""
         counts = self.counts
         for column, rows in zip(self.columns, zip(*(row.ids for row in kept))):
-            ids = np.fromiter(itertools.chain.from_iterable(rows), self.identity['dtype'])
+            ids = np.fromiter(itertools.chain.from_iterable(rows),
+                              self.layout.dtypes.get(column, self.identity['dtype']))
             ends = counts[f'{column}_tokens'] + np.cumsum([len(row) for row in rows], dtype='<i8')
             self.files[f'{column}.ids.bin'].write(ids.data)
             self.files[f'{column}.offsets.bin'].write(ends.data)
@@ -278,27 +278,12 @@ def _write_durably(path: Path, text: str) -> None:
     os.replace(fresh, path)
 
 
-def _pair_rows(pairs: Iterable[tuple[str, str]]) -> Iterator[_Row]:
-    return (_Row(pair, True) for pair in pairs)
-
-
-def _sentence_rows(documents: Iterable[Iterable[str]]) -> Iterator[_Row]:
-    for document in documents:
-        before = None
-        for sentence in document:
-            if before is not None:
-                yield _Row((before,), False)
-            before = sentence
-        if before is not None:
-            yield _Row((before,), True)
-
-
-def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """Up to BATCH_ROWS rows with, but for the last of them, less than BATCH_CHARACTERS."""
     batch, characters = [], 0
     for row in rows:
         batch.append(row)
-        characters += sum(map(len, row.texts))
+        characters += _characters([row])
         if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -306,34 +291,20 @@ def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _encode(batch: list[_Row], tokenizers: Tokenizers) -> list[_Encoded]:
-    columns = zip(*(row.texts for row in batch))
-    ids = zip(*(tokenizer.encode_batch(list(texts)) for tokenizer, texts in zip(
-        (tokenizers.source, tokenizers.target), columns)))
-    end = [tokenizers.special.eos]
-    return [_Encoded([column + end for column in columns] if row.last else columns, row.last)
-            for columns, row in zip(ids, batch)]
+def _characters(batch: list[Row]) -> int:
+    return sum(len(part) for row in batch for part in row.parts if isinstance(part, str))
 
 
-def _longest(row: _Encoded) -> int:
-    return max(map(len, row.ids))
-
-
-def _cut(row: _Encoded, max_length: int) -> _Encoded:
-    """Its sides with at most `max_length` tokens, the end token kept."""
-    return row._replace(ids=[ids if len(ids) <= max_length else ids[:max_length - 1] + ids[-1:]
-                             for ids in row.ids])
-
-
-def _refuse(read: int, batch: list[_Row], encoded: list[_Encoded], split: str, max_length: int
-            ) -> None:
-    """Raises UserError about the first pair of the batch that is too long."""
-    i = next(i for i, row in enumerate(encoded) if _longest(row) > max_length)
-    source, target = map(len, encoded[i].ids)
+def _refuse(read: int, batch: list[Row], encoded: list[Encoded], layout: Layout, split: str,
+            max_length: int) -> None:
+    """Raises UserError about the first example of the batch that is too long."""
+    i = next(i for i, row in enumerate(encoded) if layout.length(row) > max_length)
+    sizes = ' and '.join(f'{len(ids):,} {column}' for column, ids in zip(
+        layout.columns, encoded[i].ids) if column not in layout.dtypes and len(ids))
     raise UserError(
-        f'pair {read + i + 1:,} of {split} ({batch[i].texts[0][:40]!r}...) has {source:,} source '
-        f'and {target:,} target tokens, beyond model.max_length={max_length}; set '
-        f'--config.data.too_long=drop (or cut) or --config.model.max_length={max(source, target)}')
+        f'example {read + i + 1:,} of {split} ({batch[i].parts[0][:40]!r}...) has {sizes} tokens, '
+        f'beyond model.max_length={max_length}; set --config.data.too_long=drop (or cut) or '
+        f'--config.model.max_length={layout.length(encoded[i])}')
 
 
 def _why_empty(split: str, counts: dict) -> str:

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xformer.config import Config
+from xformer.config import Config, is_labelled
 from xformer.models.decoder import Decoder
 from xformer.models.encoder import MaskedLM
+from xformer.models.heads import Labeller
 from xformer.models.seq2seq import Seq2Seq
 
 
@@ -16,12 +17,16 @@ def build(config: Config) -> nn.Module:
         return Seq2Seq(config.model)
     if config.model.family == 'decoder':
         return Decoder(config.model)
+    if is_labelled(config):
+        objective = config.data.objective
+        outputs = {'regress': 1, 'answer': 2}.get(objective, config.model.num_labels)
+        return Labeller(config.model, outputs, per_token=objective in ('tag', 'answer'))
     return MaskedLM(config.model, next_sentence=config.data.objective == 'mlm_nsp')
 
 
 def init_params(model: nn.Module, key: jax.Array) -> dict:
     """The parameters that the model begins with; they do not depend on any batch's shape."""
     ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-    inputs = {'seq2seq': (ids, lengths, ids), 'decoder': (ids,),
-              'encoder': (ids, lengths, ids, ids)}
-    return model.init(key, *inputs[model.config.family])['params']
+    inputs = {Seq2Seq: (ids, lengths, ids), Decoder: (ids,), MaskedLM: (ids, lengths, ids, ids),
+              Labeller: (ids, lengths, ids)}
+    return model.init(key, *inputs[type(model)])['params']

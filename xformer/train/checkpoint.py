@@ -30,19 +30,20 @@ from xformer.config import UserError
 
 PyTree = Any
 Metrics = dict[str, float]
-BEST_BY = 'dev/loss'  # smaller is better
+BEST_BY = 'dev/loss:min'
 
 
 class Checkpoints:
     """The checkpoints of one run, for the one process that writes them.
 
-    Kept are the newest `keep_last` and the `keep_best` of lowest dev/loss. What an earlier process
-    left unfinished is removed at once. `say` is told, a sentence each, whatever is removed,
-    damaged or moved; while saving it is called from a background thread.
+    Kept are the newest `keep_last` and the `keep_best` by the metric and direction `best_by`. What
+    an earlier process left unfinished is removed at once. `say` is told, a sentence each, whatever
+    is removed, damaged or moved; while saving it is called from a background thread.
     """
 
-    def __init__(self, folder: Path, keep_last: int, keep_best: int, say: Callable[[str], None]):
-        self._folder = folder.absolute()
+    def __init__(self, folder: Path, keep_last: int, keep_best: int, say: Callable[[str], None],
+                 best_by: str = BEST_BY):
+        self._folder, self._best_by = folder.absolute(), best_by
         self._keep_last, self._keep_best, self._say = keep_last, keep_best, say
         self._background = ThreadPoolExecutor(max_workers=1)
         self._pending: Future | None = None
@@ -112,7 +113,7 @@ class Checkpoints:
         # A checkpoint whose record is damaged has no known metrics: it is named, never removed.
         metrics = _metrics(self._folder, self._say)
         kept = {*sorted(metrics, reverse=True)[:self._keep_last],
-                *_best_first(metrics)[:self._keep_best]}
+                *_best_first(metrics, self._best_by)[:self._keep_best]}
         for step in metrics.keys() - kept:
             _record_path(self._folder, step).unlink()
             shutil.rmtree(self._folder / str(step))
@@ -134,11 +135,11 @@ _WHICH = re.compile(r'(?P<step>[0-9]+)|(?P<one>last|best)'
                     r'|average-(?P<many>last|best):(?P<count>[1-9][0-9]*)')
 
 
-def read_params(folder: Path, which: str, abstract_params: PyTree,
-                say: Callable[[str], None]) -> tuple[str, PyTree]:
+def read_params(folder: Path, which: str, abstract_params: PyTree, say: Callable[[str], None],
+                best_by: str = BEST_BY) -> tuple[str, PyTree]:
     """Parameters alone, for readers: ('step 40' or 'mean of steps 20, 40', params).
 
-    `which` is best (lowest dev/loss, the newer of equals), last, a step, or average-last:K or
+    `which` is best (by `best_by`; the newer of equals), last, a step, or average-last:K or
     average-best:K, the arithmetic mean of K checkpoints (Vaswani et al. 2017, section 6.1). Sums
     are float64, results of the types of `abstract_params`. A leaf of `abstract_params` without
     a sharding goes to the default device.
@@ -161,11 +162,11 @@ def read_params(folder: Path, which: str, abstract_params: PyTree,
     if asked['step']:
         order = [step for step in steps if step == int(asked['step'])]
     else:
-        order = _best_first(_metrics(folder, say)) if 'best' in which else steps[::-1]
+        order = _best_first(_metrics(folder, say), best_by) if 'best' in which else steps[::-1]
     needed = int(asked['count'] or 1)
     chosen = sorted(islice(_intact(folder, order, say), needed))
     if len(chosen) < needed:
-        with_metric = f' with a {BEST_BY}' if 'best' in which else ''
+        with_metric = f' with a {best_by.split(":")[0]}' if 'best' in which else ''
         raise UserError(f'{which!r} needs {needed} intact checkpoint{"s" * (needed > 1)}'
                         f'{with_metric}, {folder} has {len(chosen)}; ask for others (steps there: '
                         f'{_join(steps)}), or restore damaged ones from a copy')
@@ -288,11 +289,13 @@ def _metrics(folder: Path, say: Callable[[str], None]) -> dict[int, Metrics]:
             for step in _intact(folder, _steps(folder), say, check=_read_record)}
 
 
-def _best_first(metrics: dict[int, Metrics]) -> list[int]:
-    """Steps with a finite dev/loss, the lowest first; of equals, the newer first."""
-    losses = {step: row[BEST_BY] for step, row in metrics.items()
-              if math.isfinite(row.get(BEST_BY, math.nan))}
-    return sorted(losses, key=lambda step: (losses[step], -step))
+def _best_first(metrics: dict[int, Metrics], best_by: str) -> list[int]:
+    """Steps with a finite value of that metric, the best first; of equals, the newer first."""
+    name, direction = best_by.split(':')
+    sign = 1 if direction == 'min' else -1
+    values = {step: sign * row[name] for step, row in metrics.items()
+              if math.isfinite(row.get(name, math.nan))}
+    return sorted(values, key=lambda step: (values[step], -step))
 
 
 @contextmanager

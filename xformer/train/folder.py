@@ -18,7 +18,8 @@ from xformer.data.sources import read_examples
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece',
             'tokenizers')
 
-AUTOMATIC = {'model.vocab_size': 0, 'model.pad_id': -1, 'model.bos_id': -1, 'model.eos_id': -1}
+AUTOMATIC = {'model.vocab_size': 0, 'model.num_labels': 0, 'model.pad_id': -1, 'model.bos_id': -1,
+             'model.eos_id': -1}
 LOCK = '.lock'
 BEFORE_CONFIG = (LOCK, 'config.json.tmp')  # what a kill may leave before a folder is a run
 
@@ -67,7 +68,8 @@ def only_writer(folder: Path) -> Iterator[None]:
             raise
 
 
-def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) -> None:
+def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
+                  origin: dict | None = None) -> None:
     """Write what the run is: config, tokenizers, held-out texts, manifest. Idempotent.
 
     A folder of the same configuration whose data have changed since is refused.
@@ -86,7 +88,8 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict) 
         with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
             for example in read_examples(config.data, split):
                 file.write(json.dumps(list(example), ensure_ascii=False) + '\n')
-    write_atomically(manifest, json.dumps(describe(corpus, parallel), indent=2) + '\n')
+    about = describe(corpus, parallel) | ({'init_from': origin} if origin else {})
+    write_atomically(manifest, json.dumps(about, indent=2) + '\n')
 
 
 def describe(corpus: Corpus, parallel: dict) -> dict:

@@ -13,14 +13,8 @@ from xformer.data.objectives import labels_of, make_objective
 from xformer.data.plan import random_numbers, sequential_batches
 from xformer.data.store import TokenStore
 from xformer.data.tokenizers import Tokenizers
-from xformer.train.loss import summary
 from xformer.train.step import make_steps
-
-
-def total_summary(parts: list) -> dict[str, float]:
-    """The summary of the (sums, weights) of several batches, added up in double precision."""
-    total = jax.tree.map(lambda *each: np.sum(each, dtype=np.float64), *jax.device_get(parts))
-    return {name: float(value) for name, value in summary(*total).items()}
+from xformer.train.tasks import task_of, total_summary
 
 
 def measure(config: Config, model: nn.Module, params, store: TokenStore, tokenizers: Tokenizers,
@@ -47,7 +41,7 @@ def measure(config: Config, model: nn.Module, params, store: TokenStore, tokeniz
         parts.append(evaluate(params, batch))
         counts_V += np.bincount(labels_of(batch), minlength=len(counts_V))
         progress(done)
-    metrics = total_summary(parts)
+    metrics = total_summary(parts, task_of(config).scores)
     share_V = counts_V[counts_V > 0] / counts_V.sum()
     floors = {'accuracy': float(share_V.max()), 'nll': float(-(share_V * np.log(share_V)).sum())}
     return metrics | {'perplexity': math.exp(min(metrics['nll'], 700.0))}, floors, \

@@ -19,10 +19,11 @@ from xformer.data.plan import BatchPlan, make_plan, sequential_batches
 from xformer.models import build
 from xformer.train.checkpoint import Checkpoints
 from xformer.train.folder import check_folder, create_folder, only_writer
-from xformer.train.held_out import total_summary
 from xformer.train.parallel import Parallel
+from xformer.train.start import Start, merged
 from xformer.train.step import TrainState, make_steps
-from xformer.train.telemetry import Telemetry
+from xformer.train.tasks import task_of, total_summary
+from xformer.train.telemetry import Telemetry, read_rows
 
 
 class NotFinite(Ending):
@@ -37,8 +38,9 @@ class Stopped(Ending):
     exit_code = 75
 
 
-def train(config: Config, folder: Path) -> TrainState:
-    """Train to config.train.steps in `folder`, from its newest checkpoint if it has one.
+def train(config: Config, folder: Path, start: Start | None = None) -> TrainState:
+    """Train to config.train.steps in `folder`, from its newest checkpoint if it has one, or else
+    from `start`.
 
     Raises UserError, NotFinite or Stopped; whichever it is, nothing that was saved is lost.
     """
@@ -46,7 +48,7 @@ def train(config: Config, folder: Path) -> TrainState:
     check_folder(folder, given)
     parallel = Parallel(config)
     with interruptible() as interrupt:
-        corpus = prepare(config, say)
+        corpus = prepare(config, say, start and start.tokenizers)
         config = resolve(config, corpus)
         learn, dev = (make_objective(config, corpus.stores[split], corpus.tokenizers)
                       for split in ('train', 'dev'))
@@ -64,8 +66,8 @@ def train(config: Config, folder: Path) -> TrainState:
 
         with only_writer(folder):
             check_folder(folder, given)  # again: another process may have made it meanwhile
-            create_folder(folder, config, corpus, parallel.describe())
-            training = Training(config, folder, parallel)
+            create_folder(folder, config, corpus, parallel.describe(), start and start.origin)
+            training = Training(config, folder, parallel, start)
             training.telemetry.say(_opening(corpus, len(learn), plan, training))
             try:
                 training.run(make_batch, dev_batches, interrupt)
@@ -75,26 +77,32 @@ def train(config: Config, folder: Path) -> TrainState:
 
 
 def resolve(config: Config, corpus: Corpus) -> Config:
-    """The configuration with the vocabulary size and special tokens of the tokenizers, where it
-    gives none."""
+    """The configuration with the vocabulary size, special tokens and number of labels of the
+    tokenizers, where it gives none."""
     size = corpus.tokenizers.vocab_size
     if 0 < config.model.vocab_size < size:
         raise UserError(f'model.vocab_size={config.model.vocab_size} is less than the {size} '
                         'tokens of the tokenizer; leave it at 0 to take that')
+    chooses = config.data.objective in ('classify', 'tag')
+    labels = len(corpus.tokenizers.labels) if chooses else 0
+    if 0 < config.model.num_labels < labels:
+        raise UserError(f'model.num_labels={config.model.num_labels} is less than the {labels} '
+                        'labels of the data; leave it at 0 to take that')
     special = corpus.tokenizers.special
     ids = {name: getattr(special, name.removesuffix('_id'))
            for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0}
     return override(config, {'model.vocab_size': config.model.vocab_size or size,
+                             'model.num_labels': config.model.num_labels or labels,
                              **{f'model.{name}': value for name, value in ids.items()}})
 
 
 class Training:
     """The state of a run and the functions that change it."""
 
-    def __init__(self, config: Config, folder: Path, parallel: Parallel):
+    def __init__(self, config: Config, folder: Path, parallel: Parallel, start: Start | None):
         self.config, self.parallel = config, parallel
         self.checkpoints = Checkpoints(folder / 'checkpoints', config.train.keep_last,
-                                       config.train.keep_best, say)
+                                       config.train.keep_best, say, config.train.best_by)
         steps = make_steps(config, build(config))
         self.compilations = Compilations()
         init, self.train_step, self.evaluate_step = (
@@ -106,8 +114,16 @@ class Training:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated),
             shapes)))
         self.state = TrainState(**restored[1]) if restored else init()
+        if start and not restored:
+            params, table = merged(self.state.params, start.params)
+            self.state = self.state.replace(params=params)
+            say(_loaded(table, start))
         self.start = int(self.state.step)
         self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations)
+        self.best_by, direction = config.train.best_by.split(':')
+        self.sign = 1 if direction == 'min' else -1
+        self.scores = [row[self.best_by] for row in read_rows(folder / 'metrics.jsonl')
+                       if self.best_by in row]
 
     def run(self, make_batch, dev_batches, interrupt) -> None:
         """Train from the state's step to the last one.
@@ -117,6 +133,8 @@ class Training:
         """
         train, log = self.config.train, self.telemetry
         pending = None  # (step, metrics) of the newest update, still on the device
+        if self.out_of_patience():  # already when it was stopped
+            return
         for i, (batch, waited) in enumerate(prefetch(make_batch, self.start, train.steps),
                                             start=self.start):
             self.state, metrics = self.train_step(self.state, self.parallel.place(batch),
@@ -132,9 +150,23 @@ class Training:
             if evaluate or save:
                 self._settle(step, metrics, dev_batches() if evaluate else None, save)
                 pending = None
+            if evaluate and not last and self.out_of_patience():
+                if step not in self.checkpoints.steps():
+                    self._save(step, {self.best_by: self.scores[-1]})
+                return
             if interrupt.requested and not last:
                 self.checkpoints.wait()
                 raise Stopped(f'stopped by {interrupt.requested} and saved at step {step:,}')
+
+    def out_of_patience(self) -> bool:
+        """Whether the last train.patience evaluations brought nothing better; it says so."""
+        patience, values = self.config.train.patience, [self.sign * x for x in self.scores]
+        best = min(range(len(values)), key=values.__getitem__, default=0)
+        if not patience or len(values) - 1 - best < patience:
+            return False
+        self.telemetry.say(f'stopped early: {self.best_by} has not been better than '
+                           f'{self.scores[best]:.4g} for {patience} evaluations')
+        return True
 
     def _settle(self, step: int, metrics, dev=None, save: bool = False) -> None:
         """Read the metrics of an update, check, evaluate, log and save as is due."""
@@ -164,7 +196,13 @@ class Training:
         """Loss, nll and accuracy over the whole dev split."""
         parts = [self.evaluate_step(self.state.params, self.parallel.place(batch))
                  for batch in dev]
-        return {f'dev/{name}': value for name, value in total_summary(parts).items()}
+        scores = total_summary(parts, task_of(self.config).scores)
+        scores = {f'dev/{name}': value for name, value in scores.items()}
+        if self.best_by not in scores:
+            raise UserError(f'train.best_by={self.config.train.best_by} is not measured here; '
+                            f'choose one of {", ".join(scores)}')
+        self.scores.append(scores[self.best_by])
+        return scores
 
     def _save(self, step: int, scores: dict[str, float]) -> None:
         with self.telemetry.timed('checkpoint'):
@@ -181,6 +219,13 @@ class Training:
 def _fields(state: TrainState) -> dict:
     """The state as the plain dict that a checkpoint holds."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _loaded(table: list[tuple[str, str, int]], start: Start) -> str:
+    """What of the start was loaded, what is new and what was left, a line each."""
+    lines = [f'  {what:<7} {path:<32} {count:>14,}' for what, path, count in sorted(table)]
+    begins = f'parameters of {start.origin["run"]}, {start.origin["checkpoint"]}:'
+    return '\n'.join([begins, *lines])
 
 
 def _opening(corpus: Corpus, examples: int, plan: BatchPlan, training: Training) -> str:

@@ -22,10 +22,11 @@ MAIN, SEQUENCE, NEXT_SENTENCE = 'tokens', 'sequence', 'nsp'
 
 
 class Task(NamedTuple):
-    """What a family of models is trained on."""
+    """What a model is trained on."""
 
     weights: Callable  # (batch) -> {term: how many it counts}
     sums: Callable  # (model, params, batch, rngs, label_smoothing) -> Sums
+    scores: Callable = lambda sums: {}  # of a whole split, what is more than a mean
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float):
@@ -43,8 +44,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float):
     return (1.0 - label_smoothing) * plain + label_smoothing * uniform, plain
 
 
-def _term(logits, labels, real, label_smoothing: float = 0.0) -> dict[str, jax.Array]:
-    """Sums over the labels that are real."""
+def term(logits, labels, real, label_smoothing: float = 0.0) -> dict[str, jax.Array]:
+    """Sums over the labels that are real: 'loss', 'nll' and how many are 'correct'."""
     smoothed, plain = cross_entropy(logits, labels, label_smoothing)
     return {'loss': jnp.where(real, smoothed, 0.0).sum(), 'nll': jnp.where(real, plain, 0.0).sum(),
             'correct': ((logits.argmax(-1) == labels) & real).sum().astype(jnp.float32)}
@@ -55,7 +56,8 @@ def _below(lengths_B: jax.Array, slots: int) -> jax.Array:
     return jnp.arange(slots)[None] < lengths_B[:, None]
 
 
-def _count(real: jax.Array) -> jax.Array:
+def count(real: jax.Array) -> jax.Array:
+    """How many are true, as a float."""
     return real.sum().astype(jnp.float32)
 
 
@@ -63,13 +65,13 @@ def _sequences(logits_BTV, labels_BT, real_BT) -> dict[str, jax.Array]:
     """How many rows have every label right. As each then follows from right ones before it,
     this is the number of rows that greedy decoding gets exactly right."""
     right_BT = (logits_BTV.argmax(-1) == labels_BT) | ~real_BT
-    return {'correct': _count(right_BT.all(-1) & real_BT.any(-1))}
+    return {'correct': count(right_BT.all(-1) & real_BT.any(-1))}
 
 
 def _pair_weights(batch: Batch):
     """The number of target tokens, end tokens included, and of targets."""
     lengths_B = batch['target_lengths_B']
-    return {MAIN: _count(lengths_B), SEQUENCE: _count(lengths_B > 0)}
+    return {MAIN: count(lengths_B), SEQUENCE: count(lengths_B > 0)}
 
 
 def _pair_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
@@ -78,7 +80,7 @@ def _pair_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: fl
                              batch['inputs_BT'], rngs=rngs)
     labels_BT = batch['labels_BT']
     real_BT = _below(batch['target_lengths_B'], labels_BT.shape[1])
-    return {MAIN: _term(logits_BTV, labels_BT, real_BT, label_smoothing),
+    return {MAIN: term(logits_BTV, labels_BT, real_BT, label_smoothing),
             SEQUENCE: _sequences(logits_BTV, labels_BT, real_BT)}
 
 
@@ -90,9 +92,9 @@ def _scored(batch: Batch):
 def _language_weights(batch: Batch):
     """The number of tokens and, of pairs, of targets."""
     real_BT = _scored(batch)
-    weights = {MAIN: _count(real_BT)}
+    weights = {MAIN: count(real_BT)}
     if 'scored_BT' in batch:
-        weights[SEQUENCE] = _count(real_BT.any(-1))
+        weights[SEQUENCE] = count(real_BT.any(-1))
     return weights
 
 
@@ -101,7 +103,7 @@ def _language_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing
     packing = Packing(batch['segments_BT'], batch['positions_BT'])
     logits_BTV = model.apply({'params': params}, batch['inputs_BT'], packing, rngs=rngs)
     labels_BT, real_BT = batch['labels_BT'], _scored(batch)
-    sums = {MAIN: _term(logits_BTV, labels_BT, real_BT, label_smoothing)}
+    sums = {MAIN: term(logits_BTV, labels_BT, real_BT, label_smoothing)}
     if 'scored_BT' in batch:
         sums[SEQUENCE] = _sequences(logits_BTV, labels_BT, real_BT)
     return sums
@@ -109,9 +111,9 @@ def _language_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing
 
 def _masked_weights(batch: Batch):
     """The number of masked tokens and, for next sentences, of rows."""
-    weights = {MAIN: _count(batch['masked_lengths_B'])}
+    weights = {MAIN: count(batch['masked_lengths_B'])}
     if 'nsp_labels_B' in batch:
-        weights[NEXT_SENTENCE] = _count(batch['lengths_B'] > 0)
+        weights[NEXT_SENTENCE] = count(batch['lengths_B'] > 0)
     return weights
 
 
@@ -122,15 +124,15 @@ def _masked_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: 
         batch['masked_BP'], rngs=rngs)
     labels_BP = batch['masked_labels_BP']
     real_BP = _below(batch['masked_lengths_B'], labels_BP.shape[1])
-    sums = {MAIN: _term(logits_BPV, labels_BP, real_BP, label_smoothing)}
+    sums = {MAIN: term(logits_BPV, labels_BP, real_BP, label_smoothing)}
     if logits_B2 is not None:
-        sums[NEXT_SENTENCE] = _term(logits_B2, batch['nsp_labels_B'], batch['lengths_B'] > 0)
+        sums[NEXT_SENTENCE] = term(logits_B2, batch['nsp_labels_B'], batch['lengths_B'] > 0)
     return sums
 
 
-TASKS = {'seq2seq': Task(_pair_weights, _pair_sums),
-         'decoder': Task(_language_weights, _language_sums),
-         'encoder': Task(_masked_weights, _masked_sums)}
+FAMILIES = {'seq2seq': Task(_pair_weights, _pair_sums),
+            'decoder': Task(_language_weights, _language_sums),
+            'encoder': Task(_masked_weights, _masked_sums)}
 
 
 def summary(sums: Sums, weights: dict) -> dict:

@@ -1,12 +1,13 @@
 """Learning-rate schedules and the optimizer, from the `optim` section of a configuration."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from xformer.config import Config
+from xformer.config import Config, UserError
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -50,25 +51,73 @@ def make_schedule(config: Config) -> Schedule:
     return schedule
 
 
-def decays(params) -> dict:
+def path_of(path) -> str:
+    """'encoder/encoder/layers/feed_forward/up/kernel'."""
+    return '/'.join(part.key for part in path)
+
+
+def frozen_at(path, freeze: str) -> bool:
+    """Whether a parameter is below one of the paths in train.freeze."""
+    return any(f'{path_of(path)}/'.startswith(f'{part.strip("/")}/')
+               for part in freeze.split(',') if part)
+
+
+def check_frozen(params, freeze: str) -> None:
+    """Raises UserError unless each path in train.freeze has parameters, and others are left."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for part in filter(None, freeze.split(',')):
+        if not any(frozen_at(path, part) for path in paths):
+            known = {'/'.join(path_of(path).split('/')[:depth]) for path in paths
+                     for depth in (1, 2)}
+            raise UserError(f'train.freeze={freeze}: there are no parameters {part!r}; there are: '
+                            f'{", ".join(sorted(known))}')
+    if all(frozen_at(path, freeze) for path in paths):
+        raise UserError(f'train.freeze={freeze} leaves nothing to train')
+
+
+def decays(params, freeze: str = '') -> dict:
     """Which parameters weight decay applies to: matrices and embeddings, by their path.
 
     Not by their rank: stacked over layers, the biases are two-dimensional as well.
     """
     def matrix(path, _):
-        return path[-1].key == 'kernel' or path[-1].key.endswith('embedding')
+        weight = path[-1].key == 'kernel' or path[-1].key.endswith('embedding')
+        return weight and not frozen_at(path, freeze)
     return jax.tree_util.tree_map_with_path(matrix, params)
+
+
+def by_layer(decay: float) -> optax.GradientTransformation:
+    """Updates × decay^(L-l) in layer l = 0 ... L-1 of a stack, × decay^(L+1) in the embeddings
+    below it (ULMFiT's discriminative fine-tuning, Howard & Ruder 2018, section 3.2)."""
+    def update(updates, state, params=None):
+        depth = max((leaf.shape[0] for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
+                     if 'layers' in path_of(path).split('/')), default=0)
+
+        def scaled(path, leaf):
+            parts = path_of(path).split('/')
+            if 'layers' in parts:
+                factors = decay ** jnp.arange(leaf.shape[0], 0, -1, dtype=jnp.float32)
+                return leaf * factors.reshape(-1, *(1,) * (leaf.ndim - 1))
+            return leaf * decay ** (depth + 1) if any('embedding' in part for part in parts) \
+                else leaf
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Adafactor (Shazeer & Stern
     2018, with their section 8's relative steps: the rate is × the root mean square of a
-    parameter). Clipping by the norm of all gradients is the step's.
+    parameter), and then optim.layer_decay. Clipping by the norm of all gradients is the step's,
+    and so is freezing, but for weight decay.
     """
-    optim = config.optim
-    if optim.optimizer == 'adafactor':
-        return optax.adafactor(make_schedule(config))
+    optim, schedule = config.optim, make_schedule(config)
     adam = {'b1': optim.beta1, 'b2': optim.beta2, 'eps': optim.epsilon}
-    if optim.optimizer == 'adam':
-        return optax.adam(make_schedule(config), **adam)
-    return optax.adamw(make_schedule(config), weight_decay=optim.weight_decay, mask=decays, **adam)
+    if optim.optimizer == 'adafactor':
+        optimizer = optax.adafactor(schedule)
+    elif optim.optimizer == 'adam':
+        optimizer = optax.adam(schedule, **adam)
+    else:
+        mask = partial(decays, freeze=config.train.freeze)
+        optimizer = optax.adamw(schedule, weight_decay=optim.weight_decay, mask=mask, **adam)
+    return optimizer if optim.layer_decay == 1 else optax.chain(
+        optimizer, by_layer(optim.layer_decay))

@@ -11,8 +11,9 @@ from flax import struct
 
 from xformer.config import Config
 from xformer.models import init_params
-from xformer.train.loss import TASKS, Batch, summary
-from xformer.train.optimizer import make_optimizer, make_schedule
+from xformer.train.loss import Batch, summary
+from xformer.train.optimizer import check_frozen, frozen_at, make_optimizer, make_schedule
+from xformer.train.tasks import task_of
 
 
 @struct.dataclass
@@ -40,10 +41,17 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
     """
     optimizer, schedule = make_optimizer(config), make_schedule(config)
     smoothing, clip_norm = config.optim.label_smoothing, config.optim.clip_norm
-    accumulate, task = config.train.accumulate, TASKS[config.model.family]
+    accumulate, freeze, task = config.train.accumulate, config.train.freeze, task_of(config)
+
+    def held(params):
+        """Without a gradient through what is frozen."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jax.lax.stop_gradient(leaf) if frozen_at(path, freeze) else leaf,
+            params)
 
     def init() -> TrainState:
         params = init_params(model, jax.random.key(config.train.seed))
+        check_frozen(params, freeze)
         return TrainState(jnp.int32(0), params, optimizer.init(params))
 
     def train(state: TrainState, batch: Batch, index, axis: str | None = None):
@@ -53,7 +61,7 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
         weights = _across(axis, task.weights(batch))
 
         def loss_of(params, micro_batch, key):
-            sums = task.sums(model, params, micro_batch, {'dropout': key}, smoothing)
+            sums = task.sums(model, held(params), micro_batch, {'dropout': key}, smoothing)
             seen = summary(sums, weights)
             return seen['loss'], seen
 

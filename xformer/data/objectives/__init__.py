@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from xformer.config import Config, UserError
+from xformer.config import LABELLED, Config, UserError
 from xformer.data.objectives.chunks import cut_documents
 from xformer.data.objectives.denoise import Denoising
+from xformer.data.objectives.labelled import make_labelled
 from xformer.data.objectives.language import NextToken
 from xformer.data.objectives.masked import MaskedTokens, Masking, NextSentence, chunks_to_cut
 from xformer.data.objectives.pairs import Continuations, Pairs
@@ -49,6 +50,8 @@ def make_objective(config: Config, store: TokenStore, tokenizers: Tokenizers) ->
     if name == 'pairs':
         pairs = Pairs(store.columns['source'], store.columns['target'], special)
         return Continuations(pairs) if config.model.family == 'decoder' else pairs
+    if name in LABELLED:
+        return make_labelled(name, store, special, config.model.max_length)
     if name == 'lm':
         return NextToken(store.columns['text'], store.documents, special, max_length)
     if name == 'spans':

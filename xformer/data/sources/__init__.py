@@ -1,29 +1,44 @@
-"""Where pairs and texts come from: known data sets, generated ones and the user's own files."""
+"""Where examples come from: known data sets, generated ones and the user's own files."""
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xformer.config import DataConfig, UserError
-from xformer.data.sources import files
+from xformer.config import LABELLED, DataConfig, UserError
+from xformer.data.sources import files, labelled
 from xformer.data.sources.datasets import check, known_source
 from xformer.data.sources.files import digest, read_lines
-from xformer.data.sources.splits import SPLITS, Pair, Source, split_of
+from xformer.data.sources.splits import (
+    SPLITS,
+    Labelled,
+    Pair,
+    Source,
+    part_of,
+    part_of_context,
+    split_of,
+)
 
-__all__ = ['SPLITS', 'Pair', 'digests', 'kind_of', 'prepare_source', 'read_examples',
-           'read_lines', 'split_of', 'splits_of']
+__all__ = ['SPLITS', 'Labelled', 'Pair', 'digests', 'kind_of', 'prepare_source',
+           'read_examples', 'read_lines', 'split_of', 'splits_of']
 
 _READERS = {
     'pairs': {'tsv': files.read_tsv, 'parallel': files.read_parallel,
               'jsonl': files.read_json_pairs, 'lines': files.read_line_pairs},
     'texts': {'lines': files.read_line_documents, 'jsonl': files.read_json_documents,
               'documents': files.read_documents, 'text': files.read_text},
+    'classify': {'tsv': labelled.read_tsv_labels, 'jsonl': labelled.read_json_labels},
+    'regress': {'tsv': labelled.numbers(labelled.read_tsv_labels),
+                'jsonl': labelled.numbers(labelled.read_json_labels)},
+    'tag': {'conll': labelled.read_conll, 'jsonl': labelled.read_json_tags},
+    'answer': {'squad': labelled.read_squad, 'jsonl': labelled.read_json_answers},
 }
 
 
 def kind_of(data: DataConfig) -> str:
-    """What data.objective learns from: 'pairs' (source, target) or 'texts'."""
-    return 'pairs' if data.objective == 'pairs' else 'texts'
+    """What data.objective learns from: 'pairs' (source, target), 'texts', or its own labels."""
+    return data.objective if data.objective in ('pairs', *LABELLED) else 'texts'
 
 
 def prepare_source(text: str, data: DataConfig) -> str:
@@ -38,10 +53,12 @@ def splits_of(data: DataConfig) -> tuple[str, ...]:
 
 
 def read_examples(data: DataConfig, split: str) -> Iterator:
-    """The examples of one split, in file order: pairs, or documents as iterables of sentences.
+    """The examples of one split, in file order: pairs, `Labelled`, or documents as iterables of
+    sentences.
 
-    A dev or test split without a file is held out of the train file: by `split_of` the source or
-    the document's first sentence; of one verbatim text (format=text) dev is the last tenth.
+    A dev or test split without a file is held out of the train file: by `split_of` the source,
+    the text, the context of an answer or the document's first sentence; of one verbatim text
+    (format=text) dev is the last tenth. data.per_label leaves out examples of train.
     A document is a list, save a verbatim text, which is an iterator to be used up before the
     next one. Raises UserError for a split there is not, an unknown data set, and for whatever is
     wrong with a file.
@@ -53,14 +70,35 @@ def read_examples(data: DataConfig, split: str) -> Iterator:
     def prepare_pair(pair: Pair) -> Pair:
         return prepare_source(pair[0], data), pair[1]
 
+    def prepare_labelled(example: Labelled) -> Labelled:
+        return example._replace(first=prepare_source(example.first, data),
+                                second=prepare_source(example.second, data))
+
     def prepare_document(document) -> Any:
         prepared = (prepare_source(sentence, data) for sentence in document)
         return list(prepared) if isinstance(document, list) else prepared
 
-    prepare = prepare_pair if kind_of(data) == 'pairs' else prepare_document
-    for source in _sources(data):
-        if split in source.splits:
-            yield from source.examples(split, prepare)
+    prepare = {'pairs': prepare_pair, 'texts': prepare_document}.get(kind_of(data),
+                                                                     prepare_labelled)
+    examples = (example for source in _sources(data) if split in source.splits
+                for example in source.examples(split, prepare))
+    yield from _some_of_each(examples, data) if split == 'train' and data.per_label else examples
+
+
+def _some_of_each(examples: Iterator[Labelled], data: DataConfig) -> Iterator[Labelled]:
+    """data.per_label examples of each label, those whose texts have the lowest hash."""
+    by_label = defaultdict(list)
+    for place, example in enumerate(examples):
+        order = hashlib.sha256(f'{example.first}\t{example.second}'.encode()).digest()
+        by_label[example.target].append((order, place, example))
+    chosen = []
+    for label, rows in by_label.items():
+        if len(rows) < data.per_label:
+            raise UserError(f'data.per_label={data.per_label}, but train has {len(rows)} examples '
+                            f'of the label {label!r}; choose at most that')
+        chosen += sorted(rows)[:data.per_label]
+    for _, _, example in sorted(chosen, key=lambda row: row[1]):
+        yield example
 
 
 def digests(data: DataConfig) -> list:
@@ -83,7 +121,8 @@ def _sources(data: DataConfig) -> list[Source]:
     if data.format not in readers:
         raise UserError(f'data.format={data.format} has no {kind}, which data.objective='
                         f'{data.objective} learns from; choose one of {", ".join(readers)}')
-    return [Source(_given_files(data), readers[data.format])]
+    part = part_of_context if kind == 'answer' else part_of
+    return [Source(_given_files(data), readers[data.format], part)]
 
 
 def _given_files(data: DataConfig) -> dict[str, list[Path]]:

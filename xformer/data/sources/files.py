@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from xformer.config import UserError
 
@@ -45,7 +45,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     usually mean that sides have slipped.
     """
     blank = 0
-    for number, text in _all_lines(path):
+    for number, text in all_lines(path):
         if not text.strip():
             blank = blank or number
             continue
@@ -90,7 +90,7 @@ def read_line_pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 def read_json_pairs(path: Path) -> Iterator[tuple[str, str]]:
     """A pair a line: {"source": TEXT, "target": TEXT}; other keys are the user's own."""
-    return _read_json(path, 'source', 'target')
+    return _json_texts(path, 'source', 'target')
 
 
 def read_line_documents(path: Path) -> Iterator[list[str]]:
@@ -100,13 +100,24 @@ def read_line_documents(path: Path) -> Iterator[list[str]]:
 
 def read_json_documents(path: Path) -> Iterator[list[str]]:
     """A document a line: {"text": TEXT}; its sentences are its lines, line ends kept."""
-    return (re.findall(r'[^\n]*\n|[^\n]+', text) for text, in _read_json(path, 'text'))
+    return (re.findall(r'[^\n]*\n|[^\n]+', text) for text, in _json_texts(path, 'text'))
+
+
+def read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file:line, value) of every line."""
+    for number, line in read_lines(path):
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        except (ValueError, RecursionError):
+            row = None
+        yield f'{path}:{number}', row
 
 
 def read_documents(path: Path) -> Iterator[list[str]]:
     """A sentence a line and blank lines between documents (the format of BERT's own code)."""
     found = False
-    for blank, lines in itertools.groupby(_all_lines(path), lambda line: not line[1].strip()):
+    for blank, lines in itertools.groupby(all_lines(path), lambda line: not line[1].strip()):
         if not blank:
             found = True
             yield [text for _, text in lines]
@@ -126,7 +137,8 @@ def read_text(path: Path, start: float = 0.0, stop: float = 1.0) -> Iterator[Ite
     yield _at_line_ends(_between(_blocks(path), int(length * start), int(length * stop)))
 
 
-def _all_lines(path: Path) -> Iterator[tuple[int, str]]:
+def all_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text without its line end), blank lines and all."""
     number = 0
     with opened(path) as file:
         for number, raw in enumerate(file, start=1):
@@ -139,19 +151,17 @@ def _all_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise _empty(path)
 
 
-def _read_json(path: Path, *keys: str) -> Iterator[tuple[str, ...]]:
+def _json_texts(path: Path, *keys: str) -> Iterator[tuple[str, ...]]:
     """The texts under `keys` of every row."""
     wanted = json.dumps(dict.fromkeys(keys, '...'))
-    for number, line in read_lines(path):
+    for where, row in read_json(path):
         try:
-            row = json.loads(line)
             texts = tuple(row[key] for key in keys)
-            ''.join(texts).encode()  # half of a surrogate pair is no text
             sound = all(text.strip() for text in texts)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
-            raise UserError(f'{path}:{number} must be JSON like {wanted} with texts that are not '
+            raise UserError(f'{where} must be JSON like {wanted} with texts that are not '
                             'empty; mend or remove the line')
         yield texts
 

@@ -4,11 +4,12 @@ They are the same everywhere: `random.Random(seed).random()` is fixed by the lan
 and test never share a source.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 
-from xformer.data.sources.splits import Pair, Source, split_of
+from xformer.data.sources.splits import Labelled, Pair, Source, part_of_context, split_of
 
 EXAMPLES = 50_000
 DOCUMENTS = 5_000
@@ -47,14 +48,51 @@ def documents() -> Iterator[list[str]]:
         yield [_sentence(source, subject) for _ in range(_choose(source, range(2, 9)))]
 
 
-GENERATED = {  # name: (kind, its one source)
-    'copy': ('pairs', Source({}, copies)),
-    'reverse': ('pairs', Source({}, reversals)),
-    'addition': ('pairs', Source({}, sums)),
+def subjects() -> Iterator[Labelled]:
+    """A document, and the animal that it is about."""
+    for sentences in documents():
+        yield Labelled(' '.join(sentences), '', sentences[0].split()[2])
+
+
+def shares() -> Iterator[Labelled]:
+    """A document, and the share of its sentences that happen at night."""
+    for sentences in documents():
+        nights = sum(sentence.endswith('at night .') for sentence in sentences)
+        yield Labelled(' '.join(sentences), '', f'{nights / len(sentences):.4f}')
+
+
+def tagged_sentences() -> Iterator[Labelled]:
+    """A sentence, and its noun phrases and places as entities (the first word of each B-)."""
+    for sentence in itertools.chain.from_iterable(documents()):
+        words = sentence.split()
+        place = ['I-place'] * (len(words) - 8)
+        yield Labelled(sentence, '', ' '.join([
+            'B-animal', 'I-animal', 'I-animal', 'O', 'B-animal', 'I-animal', 'I-animal',
+            'B-place', *place[1:], 'O']))
+
+
+def questions() -> Iterator[Labelled]:
+    """What a document's animal does to another one; of every third, one that is not there."""
+    for i, sentences in enumerate(documents()):
+        context = ' '.join(sentences)
+        start = context.index(' '.join(sentences[-1].split()[4:7]))
+        words = context[start:].split()
+        answer = ' '.join(words[:3])
+        verb = sentences[-1].split()[3]
+        asked = Labelled(f'whom does it {verb} last ?', context, [[answer, context.rindex(answer)]])
+        yield asked if i % 3 else asked._replace(first='whom does it carry ?', target=[])
+
+
+GENERATED = {  # name: {kind: source}
+    'copy': {'pairs': Source({}, copies)},
+    'reverse': {'pairs': Source({}, reversals)},
+    'addition': {'pairs': Source({}, sums)},
     # half of all equations train, as in the paper; the other half is test and a tenth dev
-    'modular_addition': ('pairs', Source({}, modular_sums,
-                                         lambda pair: split_of(pair[0], test=0.4, dev=0.1))),
-    'sentences': ('texts', Source({}, documents)),
+    'modular_addition': {'pairs': Source({}, modular_sums,
+                                         lambda pair: split_of(pair[0], test=0.4, dev=0.1))},
+    'sentences': {'texts': Source({}, documents), 'classify': Source({}, subjects),
+                  'regress': Source({}, shares), 'tag': Source({}, tagged_sentences),
+                  'answer': Source({}, questions, part_of_context)},
 }
 
 

@@ -4,12 +4,22 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xformer.data.sources.files import read_text
 
 SPLITS = ('train', 'dev', 'test')
 Pair = tuple[str, str]  # source text, target text
+
+
+class Labelled(NamedTuple):
+    """A text or pair with what is to be found: a label, a number, the tags of its words (joined
+    by spaces like the words), or [answer, first character] for each answer to `first` in `second`.
+    """
+
+    first: str
+    second: str
+    target: str | list
 
 
 def split_of(source: str, test: float = 0.07, dev: float = 0.03) -> str:
@@ -22,8 +32,13 @@ def split_of(source: str, test: float = 0.07, dev: float = 0.03) -> str:
 
 
 def part_of(example: Any) -> str:
-    """The split of a pair by its source, of a document by its first sentence."""
+    """The split of a pair by its source, of a document by its first sentence, of a text."""
     return split_of(example[0])
+
+
+def part_of_context(example: Labelled) -> str:
+    """The split of a question by its context, so that no context is in two splits."""
+    return split_of(example.second)
 
 
 @dataclass(frozen=True)
@@ -33,17 +48,19 @@ class Source:
     `read(*paths)` yields pairs or documents; `part(example)` is the split that an example of the
     train files belongs to, asked for the splits without files. One verbatim text is cut by place
     instead, as nanoGPT does: its last tenth of characters is dev, and nothing of it is test.
+    `absent` are splits that neither have files nor are held out.
     """
 
     files: dict[str, list[Path]]
     read: Callable[..., Iterator]
     part: Callable[[Any], str] = part_of
+    absent: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits there are."""
-        return tuple(split for split in SPLITS
-                     if self.read is not read_text or split != 'test' or split in self.files)
+        absent = {'test'} - self.files.keys() if self.read is read_text else self.absent
+        return tuple(split for split in SPLITS if split not in absent)
 
     def examples(self, split: str, prepare: Callable[[Any], Any]) -> Iterator:
         """The prepared examples of a split there is, in file order."""
@@ -60,4 +77,4 @@ class Source:
     def _holds(self, split: str, example: Any) -> bool:
         if split not in self.files:
             return self.part(example) == split
-        return split != 'train' or self.part(example) in self.files
+        return split != 'train' or self.part(example) in {*self.absent, *self.files}

@@ -11,6 +11,7 @@ from xformer.config import UserError
 from xformer.data.tokenizers.special import (
     TRAINED,
     TRAINED_WORDPIECE,
+    Spans,
     Special,
     find_special,
     has_unknown,
@@ -57,6 +58,11 @@ class LibraryTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def spans(self, text: str) -> Spans:
+        """The ids of `text` and where in it they stand."""
+        encoding = self._library.encode(text, add_special_tokens=False)
+        return Spans(encoding.ids, encoding.offsets)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""

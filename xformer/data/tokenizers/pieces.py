@@ -9,6 +9,7 @@ import sentencepiece
 from xformer.config import UserError
 from xformer.data.tokenizers.special import (
     TRAINED,
+    Spans,
     find_special,
     missing_special,
     names_of,
@@ -39,6 +40,11 @@ class PieceTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._processor.encode(list(texts))
+
+    def spans(self, text: str) -> Spans:
+        """The ids of `text` and where in it they stand."""
+        found = self._processor.encode(text, return_type='offset_mapping')
+        return Spans(found['ids'], found['offsets'])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""

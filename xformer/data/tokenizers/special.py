@@ -41,6 +41,13 @@ class Special(NamedTuple):
         return set(self.ids()) - ({self.unk} - {self.pad, self.bos, self.eos})
 
 
+class Spans(NamedTuple):
+    """Token ids of a text, and the characters start ... stop - 1 that each stands for."""
+
+    ids: list[int]
+    places: list[tuple[int, int]]
+
+
 def find_special(ids: Mapping[str, int]) -> Special:
     """The special tokens of a vocabulary, {name: id}, by the names BERT, GPT-2 and T5 gave them.
 

@@ -1,5 +1,6 @@
 """Tokenizers without pieces: one id per character, per word, or per byte."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from xformer.data.tokenizers.special import (
     TRAINED,
     UNKNOWN,
+    Spans,
     Special,
     find_special,
     known_ids,
@@ -40,6 +42,11 @@ class SymbolTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def spans(self, text: str) -> Spans:
+        """The ids of `text` and where in it they stand."""
+        whole = r'\S+' if SEPARATORS[self.kind] else r'(?s).'
+        return Spans(self.encode(text), [match.span() for match in re.finditer(whole, text)])
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
         return names_of(ids, self._names, self.special.unk)
@@ -70,6 +77,11 @@ class ByteTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def spans(self, text: str) -> Spans:
+        """The ids of `text` and where in it they stand: each byte where its character does."""
+        return Spans(self.encode(text), [(i, i + 1) for i, character in enumerate(text)
+                                         for _ in character.encode()])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id: the character if it is ASCII and printable, or <0x0A>."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,10 +27,14 @@ _MERGES = ('merges.txt', 'vocab.bpe')  # beside vocab.json and OpenAI's encoder.
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """Both sides' view of one vocabulary: the same ids, possibly cut differently."""
+    """Both sides' view of one vocabulary: the same ids, possibly cut differently.
+
+    `labels` are what a head on an encoder chooses from, in the order of its outputs.
+    """
 
     source: Tokenizer
     target: Tokenizer
+    labels: tuple[str, ...] = ()
 
     @property
     def special(self) -> Special:
@@ -56,6 +60,8 @@ class Tokenizers:
         """What tokenizers.json says, in JSON's own types."""
         special = self.special._asdict() | {'sentinels': list(self.special.sentinels)}
         about = {'source': self.source.kind, 'target': self.target.kind, 'special': special}
+        if self.labels:
+            about['labels'] = list(self.labels)
         match self.source:
             case SymbolTokenizer(symbols=symbols, appended=appended):
                 return about | {'symbols': list(symbols), 'appended': list(appended)}
@@ -83,6 +89,10 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     if not sound:
         raise UserError(f'the tokenizer files in {folder} are damaged (they do not match their '
                         'fingerprint); restore them from a copy')
+    return replace(_described(description, file), labels=tuple(description.get('labels', ())))
+
+
+def _described(description: dict, file: bytes) -> Tokenizers:
     kinds, appended = (description['source'], description['target']), description.get('appended')
     if description.get('file') == LibraryTokenizer.file_name:
         return _twins(LibraryTokenizer(file))

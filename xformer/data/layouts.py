@@ -1,0 +1,188 @@
+"""What a token store keeps of each kind of example, and how that is made from text."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from xformer.config import LABELLED, UserError
+from xformer.data.tokenizers import Tokenizers
+
+
+class Row(NamedTuple):
+    """Of the input: what the columns are made from, and whether an example ends here."""
+
+    parts: tuple
+    last: bool
+
+
+class Encoded(NamedTuple):
+    """A row of numbers for each column."""
+
+    ids: Sequence[Sequence[float]]
+    last: bool
+
+
+class Layout(NamedTuple):
+    """`length` is what model.max_length limits, or 0 where texts may have any length."""
+
+    columns: tuple[str, ...]
+    dtypes: dict[str, str]  # of columns that hold no token ids
+    rows: Callable[[Iterable], Iterator[Row]]
+    encode: Callable[[list[Row], Tokenizers], list[Encoded]]
+    length: Callable[[Encoded], int] = lambda row: 0
+    cut: Callable[[Encoded, int], Encoded] | None = None
+
+
+def _whole(examples: Iterable) -> Iterator[Row]:
+    return (Row(tuple(example), True) for example in examples)
+
+
+def _sentences(documents: Iterable[Iterable[str]]) -> Iterator[Row]:
+    for document in documents:
+        before = None
+        for sentence in document:
+            if before is not None:
+                yield Row((before,), False)
+            before = sentence
+        if before is not None:
+            yield Row((before,), True)
+
+
+def _encode_texts(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
+    """Each side, ended by EOS where an example ends."""
+    sides = zip(*(row.parts for row in batch))
+    ids = zip(*(tokenizer.encode_batch(list(texts)) for tokenizer, texts in zip(
+        (tokenizers.source, tokenizers.target), sides)))
+    end = [tokenizers.special.eos]
+    return [Encoded([side + end for side in sides] if row.last else sides, row.last)
+            for sides, row in zip(ids, batch)]
+
+
+def _longest_side(row: Encoded) -> int:
+    return max(map(len, row.ids))
+
+
+def _cut_sides(row: Encoded, most: int) -> Encoded:
+    """Each side with at most that many tokens, the end token kept."""
+    return row._replace(ids=[ids if len(ids) <= most else ids[:most - 1] + ids[-1:]
+                             for ids in row.ids])
+
+
+def _encode_labels(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
+    first, second, labels = zip(*(row.parts for row in batch))
+    sides = (tokenizers.source.encode_batch(list(texts)) for texts in (first, second))
+    return [Encoded([*ids, [label_id(label, tokenizers)]], True)
+            for *ids, label in zip(*sides, labels)]
+
+
+def _encode_numbers(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
+    first, second, numbers = zip(*(row.parts for row in batch))
+    sides = (tokenizers.source.encode_batch(list(texts)) for texts in (first, second))
+    return [Encoded([*ids, [float(number)]], True) for *ids, number in zip(*sides, numbers)]
+
+
+def _encode_tags(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
+    return [Encoded([*encode_words(row.parts[0], tokenizers, row.parts[2])], True)
+            for row in batch]
+
+
+def encode_words(text: str, tokenizers: Tokenizers, tags: str = ''
+                 ) -> tuple[list[int], list[int], list[int]]:
+    """ids of a text; no second text; and of each token its word's label, or -1 where it does not
+    begin a word (Devlin et al. 2019, section 5.3). Without tags, the number of the word instead."""
+    ids, places = tokenizers.source.spans(text)
+    words, begin = text.split(), 0
+    targets = [-1] * len(ids)
+    token = 0
+    labels = [label_id(tag, tokenizers) for tag in tags.split()] or range(len(words))
+    for word, label in zip(words, labels):
+        begin = text.index(word, begin)
+        while token < len(ids) and places[token][1] <= begin:
+            token += 1
+        end = begin + len(word)
+        if token < len(ids) and places[token][0] < end:  # else its characters are all dropped
+            targets[token] = label
+            token += 1
+        begin = end
+    return list(ids), [], targets
+
+
+def _encode_answers(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
+    """The first answer as the first and the last of its tokens in the context; or -1, -1."""
+    encoded = []
+    for question, context, answers in (row.parts for row in batch):
+        ids, places = tokenizers.source.spans(context)
+        span = [-1, -1]
+        if answers:
+            text, start = answers[0]
+            inside = [i for i, (a, b) in enumerate(places) if a < start + len(text) and b > start]
+            span = [inside[0], inside[-1]] if inside else span
+        encoded.append(Encoded([tokenizers.source.encode(question), list(ids), span], True))
+    return encoded
+
+
+def label_id(label: str, tokenizers: Tokenizers) -> int:
+    """Its place among the labels of the training data. Raises UserError for any other."""
+    if label not in tokenizers.labels:
+        raise UserError(f'the label {label!r} is not one of the training data, which has '
+                        f'{", ".join(tokenizers.labels[:20])}; mend it')
+    return tokenizers.labels.index(label)
+
+
+def tokens_of(row: Encoded) -> int:
+    """[BOS] first [EOS], and second [EOS] where there is one."""
+    first, second, _ = row.ids
+    return len(first) + 2 + (len(second) + 1 if len(second) else 0)
+
+
+def cut_longer(row: Encoded, most: int) -> Encoded:
+    """At most that many tokens, taken from the end of the longer text; tags go with theirs."""
+    first, second, target = row.ids
+    room = most - 2 - bool(second)
+    if len(second):
+        shorter = min(len(first), len(second), room // 2)
+        keep = (shorter, room - shorter) if len(first) <= len(second) else \
+            (room - shorter, shorter)
+        first, second = first[:keep[0]], second[:keep[1]]
+    else:
+        aligned = len(target) == len(first) > 1
+        first = first[:room]
+        target = target[:room] if aligned else target
+    return row._replace(ids=[first, second, target])
+
+
+def _question_tokens(row: Encoded) -> int:
+    """With as much room for the context: that is read through windows (see objectives.answer)."""
+    return 2 * (len(row.ids[0]) + 2)
+
+
+def _cut_question(row: Encoded, most: int) -> Encoded:
+    return row._replace(ids=[row.ids[0][:most // 2 - 2], *row.ids[1:]])
+
+
+_LABELLED = {'columns': ('first', 'second', 'target'), 'rows': _whole, 'length': tokens_of,
+             'cut': cut_longer}
+LAYOUTS: dict[str, Layout] = {
+    'pairs': Layout(('source', 'target'), {}, _whole, _encode_texts, _longest_side, _cut_sides),
+    'texts': Layout(('text',), {}, _sentences, _encode_texts),
+    'classify': Layout(dtypes={'target': '<i4'}, encode=_encode_labels, **_LABELLED),
+    'regress': Layout(dtypes={'target': '<f4'}, encode=_encode_numbers, **_LABELLED),
+    'tag': Layout(dtypes={'target': '<i4'}, encode=_encode_tags, **_LABELLED),
+    'answer': Layout(dtypes={'target': '<i4'}, encode=_encode_answers, **_LABELLED | {
+        'length': _question_tokens, 'cut': _cut_question}),
+}
+assert set(LABELLED) < LAYOUTS.keys()
+
+
+NO_ANSWER = 'no answer'
+
+
+def labels_in(examples: Iterable, kind: str) -> tuple[str, ...]:
+    """The labels that classify or tag examples use, sorted; NO_ANSWER if a question has none."""
+    found: set[Any] = set()
+    if kind == 'classify':
+        found = {example.target for example in examples}
+    elif kind == 'tag':
+        found = {tag for example in examples for tag in example.target.split()}
+    elif kind == 'answer' and not all(example.target for example in examples):
+        found = {NO_ANSWER}
+    return tuple(sorted(found))

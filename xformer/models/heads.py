@@ -1,0 +1,43 @@
+"""Heads on an encoder: one vector for a text, or one for each of its tokens."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from xformer.config import ModelConfig
+from xformer.models.encoder import Encoder
+from xformer.nn.layers import Dropout, Linear, initial
+
+
+class Labeller(nn.Module):
+    """The encoder, dropout and a linear map (Devlin et al. 2019, section 4).
+
+    Of a text it sees the pooled first token, or without a pooler the mean of all tokens.
+    """
+
+    config: ModelConfig
+    outputs: int
+    per_token: bool = False
+
+    def setup(self):
+        c = self.config
+        self.encoder = Encoder(c)
+        self.drop = Dropout(c.dropout)
+        self.head = Linear(self.outputs, initial(c).kernel, True, jnp.float32)
+
+    def __call__(self, inputs_BT, lengths_B, types_BT) -> jax.Array:
+        """outputs_BO, or outputs_BTO of every token (noise beyond a row's length); float32."""
+        return self.with_hidden(inputs_BT, lengths_B, types_BT)[0]
+
+    def with_hidden(self, inputs_BT, lengths_B, types_BT) -> tuple[jax.Array, jax.Array]:
+        """(outputs, x_BTD): also the encoder's output."""
+        x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
+        seen = x_BTD if self.per_token else self._text(x_BTD, lengths_B)
+        return self.head(self.drop(seen)), x_BTD
+
+    def _text(self, x_BTD, lengths_B) -> jax.Array:
+        if self.config.pooler:
+            return self.encoder.pool(x_BTD)
+        real_BT = jnp.arange(x_BTD.shape[1])[None] < lengths_B[:, None]
+        total_BD = jnp.where(real_BT[..., None], x_BTD, 0).sum(axis=1)
+        return total_BD / jnp.maximum(lengths_B, 1)[:, None].astype(x_BTD.dtype)

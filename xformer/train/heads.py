@@ -1,0 +1,107 @@
+"""The losses of heads on an encoder, as (sum, weight) pairs, and scores that add up exactly.
+
+Beside the loss, sums hold what scores of a whole split are made of: counts of (label, guess) for
+classes, moments for numbers. They add over devices and batches; `scores` is taken at the end.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from xformer.train.loss import MAIN, Batch, Sums, Task, count, term
+
+NEVER = -1e9  # a logit of what is not allowed: finite, so that losses stay numbers
+
+
+def _apply(model: nn.Module, params, batch: Batch, rngs):
+    return model.apply({'params': params}, batch['inputs_BS'], batch['lengths_B'],
+                       batch['types_BS'], rngs=rngs)
+
+
+def _real(batch: Batch) -> jax.Array:
+    return batch['lengths_B'] > 0
+
+
+def _row_weights(batch: Batch):
+    """The number of examples."""
+    return {MAIN: count(_real(batch))}
+
+
+def _classes(logits, labels, real, smoothing) -> Sums:
+    """The loss, and counts_CC of (label, guess)."""
+    C = logits.shape[-1]
+    guesses = logits.argmax(-1)
+    pairs = jnp.where(real, labels * C + guesses, C * C)  # what is not real falls outside
+    counts_CC = jnp.bincount(pairs.reshape(-1), length=C * C + 1)[:-1].reshape(C, C)
+    return {MAIN: term(logits, jnp.maximum(labels, 0), real, smoothing)
+            | {'counts_CC': counts_CC.astype(jnp.float32)}}
+
+
+def _class_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+    """Of the label of each text or pair."""
+    return _classes(_apply(model, params, batch, rngs), batch['labels_B'], _real(batch), smoothing)
+
+
+def _tag_weights(batch: Batch):
+    """The number of words."""
+    return {MAIN: count(batch['labels_BS'] >= 0)}
+
+
+def _tag_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+    """Of the tag of each word, at its first token."""
+    labels_BS = batch['labels_BS']
+    real_BS = (labels_BS >= 0) & _real(batch)[:, None]
+    return _classes(_apply(model, params, batch, rngs), labels_BS, real_BS, smoothing)
+
+
+def _number_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+    """The squared error of each number, and the moments that a correlation is made of."""
+    x_B = _apply(model, params, batch, rngs)[:, 0]
+    y_B, real_B = batch['numbers_B'], _real(batch)
+    moments_6 = jnp.stack([jnp.where(real_B, each, 0.0).sum() for each in (
+        jnp.ones_like(x_B), x_B, y_B, x_B * x_B, y_B * y_B, x_B * y_B)])
+    return {MAIN: {'loss': jnp.where(real_B, (x_B - y_B) ** 2, 0.0).sum(), 'moments_6': moments_6}}
+
+
+def answer_logits(outputs_BS2: jax.Array, types_BS: jax.Array) -> jax.Array:
+    """logits_B2S of the first and the last token of the answer: in the context, or BOS."""
+    S = types_BS.shape[1]
+    allowed_BS = (types_BS > 0) | (jnp.arange(S) == 0)[None]
+    return jnp.where(allowed_BS[:, None], outputs_BS2.swapaxes(1, 2), NEVER)
+
+
+def _answer_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+    """The mean of the losses of the first and the last token; right where both are."""
+    logits_B2S = answer_logits(_apply(model, params, batch, rngs), batch['types_BS'])
+    labels_B2, real_B = batch['labels_B2'], _real(batch)
+    sums = term(logits_B2S, labels_B2, real_B[:, None], 0.0)
+    right_B = (logits_B2S.argmax(-1) == labels_B2).all(-1)
+    return {MAIN: {'loss': sums['loss'] / 2, 'nll': sums['nll'] / 2,
+                   'correct': count(right_B & real_B)}}
+
+
+def class_scores(sums: Sums) -> dict[str, float]:
+    """'macro_f1' over the classes that occur, and 'matthews' (Gorodkin 2004)."""
+    counts_CC = np.asarray(sums[MAIN]['counts_CC'], np.float64)
+    right_C, true_C, guessed_C = np.diag(counts_CC), counts_CC.sum(1), counts_CC.sum(0)
+    occurs_C = true_C + guessed_C > 0
+    f1_C = 2 * right_C[occurs_C] / (true_C + guessed_C)[occurs_C]
+    total = counts_CC.sum()
+    spread = (total**2 - (true_C**2).sum()) * (total**2 - (guessed_C**2).sum())
+    covariance = right_C.sum() * total - (true_C * guessed_C).sum()
+    return {'macro_f1': float(f1_C.mean()) if len(f1_C) else 0.0,
+            'matthews': float(covariance / np.sqrt(spread)) if spread > 0 else 0.0}
+
+
+def number_scores(sums: Sums) -> dict[str, float]:
+    """'pearson', 0 where one side does not vary."""
+    n, x, y, xx, yy, xy = np.asarray(sums[MAIN]['moments_6'], np.float64)
+    spread = (n * xx - x * x) * (n * yy - y * y)
+    return {'pearson': float((n * xy - x * y) / np.sqrt(spread)) if spread > 0 else 0.0}
+
+
+HEADS = {'classify': Task(_row_weights, _class_sums, class_scores),
+         'regress': Task(_row_weights, _number_sums, number_scores),
+         'tag': Task(_tag_weights, _tag_sums, class_scores),
+         'answer': Task(_row_weights, _answer_sums)}

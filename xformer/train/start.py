@@ -1,0 +1,43 @@
+"""What training begins with: parameters of another run, with its tokenizer and architecture."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+
+from xformer.data.tokenizers import Tokenizers
+
+
+class Start(NamedTuple):
+    """`origin` says which run and checkpoint, and what it was trained on."""
+
+    tokenizers: Tokenizers
+    params: dict
+    origin: dict[str, str]
+
+
+def merged(params: dict, given: dict) -> tuple[dict, list[tuple[str, str, int]]]:
+    """`params` with those of `given` that have the same path and shape, laid out as before.
+
+    Also a table: (what, path, numbers) with what = 'loaded', 'new' (kept from `params`) or 'left'
+    (of `given`, without a place), summed by the first two parts of the path.
+    """
+    there, numbers = dict(jax.tree_util.tree_leaves_with_path(given)), Counter()
+
+    def choose(path, leaf):
+        found = there.get(path)
+        if found is None or found.shape != leaf.shape:
+            numbers['new', _group(path)] += leaf.size
+            return leaf
+        del there[path]
+        numbers['loaded', _group(path)] += leaf.size
+        return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
+
+    params = jax.tree_util.tree_map_with_path(choose, params)
+    for path, leaf in there.items():
+        numbers['left', _group(path)] += leaf.size
+    return params, [(what, group, count) for (what, group), count in numbers.items()]
+
+
+def _group(path) -> str:
+    return '/'.join(part.key for part in path[:2])
