@@ -17,6 +17,7 @@ PAIRS = {'data.train': 'pairs.tsv', 'optim.peak_learning_rate': 0.001, 'optim.wa
 TEXTS = PAIRS | {'data.train': 'text.txt', 'data.format': 'documents'}
 LM = TEXTS | DECODER | {'data.objective': 'lm'}
 MLM = TEXTS | ENCODER | {'data.objective': 'mlm'}
+LABELS = MLM | {'data.objective': 'classify', 'data.format': 'tsv', 'model.pooler': True}
 NSP = MLM | {'data.objective': 'mlm_nsp', 'model.pooler': True, 'model.num_segments': 2}
 SPANS, DENOISE = (TEXTS | {'data.objective': objective} for objective in ('spans', 'denoise'))
 NAMED = {'data.train': '', 'data.dataset': 'x', 'data.format': 'tsv'}
@@ -115,8 +116,8 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (LM, {'data.objective': 'spans'}, 'data.objective=spans is for model.family=seq2seq'),
     (MLM, {'data.objective': 'pairs', 'data.format': 'tsv'},
      'data.objective=pairs is for model.family=seq2seq or decoder, not encoder'),
-    (MLM, {'model.pooler': True}, 'data.objective=mlm does not go with model.pooler=true'),
-    (NSP, {'model.pooler': False}, 'data.objective=mlm_nsp does not go with model.pooler=false'),
+    (MLM, {'model.pooler': True}, 'model.pooler=true has no effect with data.objective=mlm'),
+    (NSP, {'model.pooler': False}, 'data.objective=mlm_nsp needs model.pooler=true'),
     (NSP, {'model.num_segments': 0}, 'mlm_nsp needs model.num_segments=2, not 0'),
     (NSP, {'model.num_segments': 3}, 'mlm_nsp needs model.num_segments=2, not 3'),
     (LM, {'data.noise_rate': 0.3}, 'data.noise_rate has no effect with data.objective=lm'),
@@ -133,10 +134,10 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'model.max_length=512'),
     (LM, {'data.target_tokenizer': 'word'}, 'data.target_tokenizer has no effect with '
      'data.objective=lm'),
-    (LM, {'data.format': 'tsv'}, 'data.format=tsv is for data.objective=pairs; choose jsonl'),
-    (SPANS, {'data.format': 'parallel'}, 'data.format=parallel is for data.objective=pairs'),
-    (PAIRS, {'data.format': 'documents'}, 'data.format=documents holds no pairs; choose tsv'),
-    (PAIRS, {'data.format': 'text'}, 'data.format=text holds no pairs; choose tsv'),
+    (LM, {'data.format': 'tsv'}, 'data.format=tsv does not go with .*=lm; choose jsonl'),
+    (SPANS, {'data.format': 'parallel'}, 'data.format=parallel does not go with .*spans'),
+    (PAIRS, {'data.format': 'documents'}, 'data.format=documents does not .*=pairs; choose tsv'),
+    (PAIRS, {'data.format': 'text'}, 'data.format=text does not go with .*=pairs; choose tsv'),
     (PAIRS, {'data.tokenizer': 'bpe', 'data.target_tokenizer': 'char'},
      'data.tokenizer=bpe and data.target_tokenizer=char do not go together'),
     (PAIRS, {'data.target_tokenizer': 'unigram'},
@@ -150,6 +151,11 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'data.tokenizer=char'),
     (PAIRS | NAMED, {'data.format': 'lines'},
      'data.format has no effect with a named data.dataset'),
+    (LABELS, {'data.format': 'conll'}, 'data.format=conll does not .*; choose tsv or jsonl'),
+    (LABELS, {'data.sequence_length': 9}, 'data.sequence_length has no effect'),
+    (MLM, {'model.num_labels': 3}, 'model.num_labels has no effect with data.objective=mlm'),
+    (MLM, {'data.per_label': 3}, 'data.per_label has no effect .* it is for classify'),
+    (PAIRS, {'train.best_by': 'loss'}, 'train.best_by=loss must be dev/METRIC:min or'),
     (PAIRS, {'optim.schedule': 'noam'}, 'optim.peak_learning_rate has no effect .*set '
      'optim.noam_factor instead'),
     (PAIRS, {'optim.peak_learning_rate': 0.0}, 'inverse_sqrt needs optim.peak_learning_rate above'),

@@ -131,11 +131,10 @@ def _data_checks(config: Config):
     yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress'),
            f'model.pooler=true has no effect with data.objective={objective}, which does not train '
            'it')
-    labels = objective in ('classify', 'tag')
-    for name, value in (('data.per_label', data.per_label), ('model.num_labels',
-                                                             model.num_labels)):
-        yield (labels or not value, f'{name} has no effect with data.objective={objective}')
-    yield (objective != 'tag' or not data.per_label, 'data.per_label is for classify, not for tag')
+    yield (objective in ('classify', 'tag') or not model.num_labels,
+           f'model.num_labels has no effect with data.objective={objective}')
+    yield (objective == 'classify' or not data.per_label,
+           f'data.per_label has no effect with data.objective={objective}; it is for classify')
     yield (objective != 'mlm_nsp' or model.num_segments == 2,
            f'data.objective=mlm_nsp needs model.num_segments=2, not {model.num_segments}')
     yield (objective in ('mlm', 'mlm_nsp', 'spans', 'denoise')

@@ -152,15 +152,15 @@ def test_mistakes_leave_no_store(config, tmp_path):
 def test_a_killed_preparation_goes_on_where_it_was(config, tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, 'BATCH_ROWS', 50)
     monkeypatch.setattr(store_module, 'COMMIT_CHARACTERS', 0)
-    encode, calls = store_module._encode, []
+    layout, calls = store_module.LAYOUTS['pairs'], []
 
     def killed(batch, tokenizers):
         calls.append(batch)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return encode(batch, tokenizers)
+        return layout.encode(batch, tokenizers)
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, '_encode', killed)
+        patch.setitem(store_module.LAYOUTS, 'pairs', layout._replace(encode=killed))
         with pytest.raises(KeyboardInterrupt):
             prepare(config)
     said = []

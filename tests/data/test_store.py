@@ -130,7 +130,7 @@ def test_large_vocabularies_use_wide_ids(tmp_path):
 def test_too_long_is_refused_by_ordinal_or_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, 'BATCH_ROWS', 4)
     pairs = PAIRS[:10] + [('e' * 60, 'a')] + PAIRS[10:20] + [('a', 'b' * 52)]
-    with pytest.raises(UserError, match=r"pair 11 of dev \('eeee.* 61 source and 2 target.*"
+    with pytest.raises(UserError, match=r"example 11 of dev \('eeee.* 61 source and 2 target.*"
                                         r'too_long=drop .* --config.model.max_length=61'):
         build(tmp_path / 'dev', pairs, split='dev', max_length=50)
     assert list(tmp_path.iterdir()) == []

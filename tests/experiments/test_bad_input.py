@@ -175,7 +175,7 @@ AFTER_JAX = {
                          'data.dev'),
     'unequal files': (PARALLEL + 'three.txt,two.txt', 'three.txt:3', 'two.txt'),
     'one file for two': (PARALLEL + 'three.txt', 'data.train=three.txt', 'SOURCE,TARGET'),
-    'pair too long': (TRAIN + '--config.data.train=long.tsv', 'pair 21 of train', '13 source',
+    'pair too long': (TRAIN + '--config.data.train=long.tsv', 'example 21 of train', '13 source',
                       'model.max_length=8'),
     'all pairs too long': (TRAIN + '--config.data.train=all_long.tsv --config.data.too_long=drop',
                            'train split has no pairs', 'all 20', 'model.max_length'),

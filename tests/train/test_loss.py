@@ -11,7 +11,7 @@ from flax import linen as nn
 from xformer.config import ModelConfig
 from xformer.models.decoder import Decoder
 from xformer.models.encoder import MaskedLM
-from xformer.train.loss import TASKS, cross_entropy, summary
+from xformer.train.loss import FAMILIES, cross_entropy, summary
 
 V = 7
 
@@ -80,14 +80,14 @@ def logits_BTV():
 def test_sums_and_weights_count_real_tokens_only(logits_BTV):
     labels_BT, lengths = [[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]], [4, 2, 0]
     batch = batch_of(labels_BT, lengths)
-    sums = TASKS['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV}, batch, {}, 0.1)['tokens']
+    sums = FAMILIES['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV}, batch, {}, 0.1)['tokens']
     real = [(b, t) for b in range(3) for t in range(lengths[b])]
     expected = np.sum([by_definition(logits_BTV[b, t].tolist(), labels_BT[b][t], 0.1)
                        for b, t in real], axis=0)
     np.testing.assert_allclose((sums['loss'], sums['nll']), expected, rtol=1e-6)
     assert int(sums['correct']) == sum(
         int(logits_BTV[b, t].argmax()) == labels_BT[b][t] for b, t in real)
-    assert TASKS['seq2seq'].weights(batch) == {
+    assert FAMILIES['seq2seq'].weights(batch) == {
         'tokens': sum(lengths), 'sequence': sum(length > 0 for length in lengths)}
 
 
@@ -99,7 +99,7 @@ def test_whatever_stands_in_the_padding_is_irrelevant(logits_BTV, garbage):
     dirty = np.where(np.arange(4) < np.array(lengths)[:, None], clean, garbage)
 
     def loss(logits_BTV, labels_BT):
-        return TASKS['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV},
+        return FAMILIES['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV},
                                      batch_of(labels_BT, lengths), {}, 0.1)['tokens']['loss']
     expected, expected_gradient = jax.value_and_grad(loss)(logits_BTV, clean)
     value, gradient = jax.value_and_grad(loss)(logits_BTV, dirty)
@@ -138,7 +138,7 @@ def language_batch(documents, slots: int):
 def test_packed_documents_have_the_loss_they_have_alone(positions):
     model = Decoder(ModelConfig(family='decoder', num_encoder_layers=0, num_decoder_layers=1,
                                 positions=positions, **TINY))
-    rng, task = np.random.default_rng(2), TASKS['decoder']
+    rng, task = np.random.default_rng(2), FAMILIES['decoder']
     documents = [rng.integers(0, V, length) for length in (5, 4, 2)]
     params = random_params(model, documents[0][None])
 
@@ -170,7 +170,7 @@ def masked():
 
 def test_masked_tokens_and_next_sentences_are_two_terms_of_one_loss(masked):
     model, params, batch = masked
-    task = TASKS['encoder']
+    task = FAMILIES['encoder']
     sums, weights = task.sums(model, params, batch, {}, 0.1), task.weights(batch)
     assert weights == {'tokens': 3.0, 'nsp': 2.0}
     logits_BPV, logits_B2 = model.apply(
@@ -190,7 +190,7 @@ def test_masked_tokens_and_next_sentences_are_two_terms_of_one_loss(masked):
 
 def test_each_row_alone_has_its_part_of_the_sums(masked):
     model, params, batch = masked
-    task = TASKS['encoder']
+    task = FAMILIES['encoder']
     whole = task.sums(model, params, batch, {}, 0.0)
     rows = [task.sums(model, params, {name: values[b:b + 1] for name, values in batch.items()},
                       {}, 0.0) for b in range(3)]

@@ -139,10 +139,8 @@ def cut_longer(row: Encoded, most: int) -> Encoded:
     first, second, target = row.ids
     room = most - 2 - bool(second)
     if len(second):
-        shorter = min(len(first), len(second), room // 2)
-        keep = (shorter, room - shorter) if len(first) <= len(second) else \
-            (room - shorter, shorter)
-        first, second = first[:keep[0]], second[:keep[1]]
+        keep = min(len(first), max(room - len(second), (room + 1) // 2))
+        first, second = first[:keep], second[:room - keep]
     else:
         aligned = len(target) == len(first) > 1
         first = first[:room]

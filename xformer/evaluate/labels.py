@@ -26,7 +26,7 @@ from xformer.data.plan import random_numbers, sequential_batches
 from xformer.data.sources import Labelled
 from xformer.data.store import TokenStore, build_store
 from xformer.data.tokenizers import Tokenizers
-from xformer.train.heads import answer_logits
+from xformer.models.heads import answer_logits
 
 LONGEST_ANSWER = 30  # tokens (Devlin et al.'s code for SQuAD)
 OUTSIDE = 'O'  # the tag of a word that is part of no entity

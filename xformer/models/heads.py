@@ -8,6 +8,8 @@ from xformer.config import ModelConfig
 from xformer.models.encoder import Encoder
 from xformer.nn.layers import Dropout, Linear, initial
 
+NEVER = -1e9  # a logit of what is not allowed: finite, so that losses stay numbers
+
 
 class Labeller(nn.Module):
     """The encoder, dropout and a linear map (Devlin et al. 2019, section 4).
@@ -41,3 +43,10 @@ class Labeller(nn.Module):
         real_BT = jnp.arange(x_BTD.shape[1])[None] < lengths_B[:, None]
         total_BD = jnp.where(real_BT[..., None], x_BTD, 0).sum(axis=1)
         return total_BD / jnp.maximum(lengths_B, 1)[:, None].astype(x_BTD.dtype)
+
+
+def answer_logits(outputs_BS2: jax.Array, types_BS: jax.Array) -> jax.Array:
+    """logits_B2S of the first and the last token of the answer: in the context, or BOS."""
+    S = types_BS.shape[1]
+    allowed_BS = (types_BS > 0) | (jnp.arange(S) == 0)[None]
+    return jnp.where(allowed_BS[:, None], outputs_BS2.swapaxes(1, 2), NEVER)

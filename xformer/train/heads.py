@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from xformer.models.heads import answer_logits
 from xformer.train.loss import MAIN, Batch, Sums, Task, count, term
-
-NEVER = -1e9  # a logit of what is not allowed: finite, so that losses stay numbers
 
 
 def _apply(model: nn.Module, params, batch: Batch, rngs):
@@ -62,13 +61,6 @@ def _number_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
     moments_6 = jnp.stack([jnp.where(real_B, each, 0.0).sum() for each in (
         jnp.ones_like(x_B), x_B, y_B, x_B * x_B, y_B * y_B, x_B * y_B)])
     return {MAIN: {'loss': jnp.where(real_B, (x_B - y_B) ** 2, 0.0).sum(), 'moments_6': moments_6}}
-
-
-def answer_logits(outputs_BS2: jax.Array, types_BS: jax.Array) -> jax.Array:
-    """logits_B2S of the first and the last token of the answer: in the context, or BOS."""
-    S = types_BS.shape[1]
-    allowed_BS = (types_BS > 0) | (jnp.arange(S) == 0)[None]
-    return jnp.where(allowed_BS[:, None], outputs_BS2.swapaxes(1, 2), NEVER)
 
 
 def _answer_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:

