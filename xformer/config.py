@@ -33,6 +33,8 @@ def option(default: Any, meaning: str, choices: tuple = ()) -> Any:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The architecture; K, H and E are the widths that two fields decide on."""
+
     family: str = option('seq2seq', 'architecture', ('seq2seq', 'encoder', 'decoder'))
     num_encoder_layers: int = option(6, 'encoder blocks; 0 in a decoder')
     num_decoder_layers: int = option(6, 'decoder blocks; 0 in an encoder')
