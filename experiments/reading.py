@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from xformer.config import Config, read_config
+from xformer.config import Config, UserError, read_config
 from xformer.console import say
 
 
@@ -26,3 +26,31 @@ def open_model(values: flags.FlagValues, config: Config):
     from xformer.compiled import Compilations
     from xformer.run import open_run
     return open_run(Path(values.model), config, values.checkpoint, say), Compilations()
+
+
+def define_texts(values: flags.FlagValues) -> None:
+    flags.DEFINE_multi_string('prompt', [], 'a text; may be given several times',
+                              flag_values=values)
+    flags.DEFINE_string('input', None, 'file with one text a line, - for standard input',
+                        flag_values=values)
+
+
+def texts_of(values: flags.FlagValues) -> list[str]:
+    """The texts of --prompt or --input. Raises UserError for neither, both, or a faulty file."""
+    if bool(values.prompt) == bool(values.input):
+        raise UserError('give either --prompt=TEXT or --input=FILE (- for standard input)')
+    return values.prompt or lines_of(values.input)
+
+
+def lines_of(path: str) -> list[str]:
+    """The lines of a file, or of standard input. Raises UserError for whatever is wrong there."""
+    from xformer.data.sources import read_lines
+    return [text for _, text in read_lines(Path('/dev/stdin' if path == '-' else path))]
+
+
+def check_output(output: str | None) -> None:
+    """Raises UserError where --output exists already or has no folder to be in."""
+    if output and Path(output).exists():
+        raise UserError(f'--output={output} exists; remove it or choose another name')
+    if output and not Path(output).parent.is_dir():
+        raise UserError(f'--output={output} is in a folder that does not exist; make it first')
