@@ -42,7 +42,8 @@ def _text(looks: Sequence[Look]) -> dict:
 
 def _map(look: Look, each: Map) -> dict:
     return {'stack': look.stack, 'kind': each.kind, 'queries': each.queries, 'keys': each.keys,
-            'entropy': each.entropy_LN.astype(float).round(3).tolist(), 'weights': _bytes(each.weights_LNTS)}
+            'entropy': each.entropy_LN.astype(float).round(3).tolist(),
+            'weights': _bytes(each.weights_LNTS)}
 
 
 def _bytes(shares: np.ndarray) -> str:
