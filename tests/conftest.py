@@ -42,14 +42,15 @@ def small():
     """
     import numpy as np
 
+    from xformer.checks import validate
     from xformer.config import Config, override
     from xformer.data.tokenizers import train_tokenizers
     from xformer.models import build, init_params
     layers = {'encoder': (4, 0), 'decoder': (0, 4), 'seq2seq': (4, 2)}
     settings = {
-        'encoder': {'data.objective': 'mlm', 'data.tokenizer': 'char',
-                    'model.positions': 'learned', 'model.activation': 'gelu'},
-        'decoder': {'data.objective': 'lm', 'data.tokenizer': 'char', 'model.positions': 'rotary',
+        'encoder': {'data.objective': 'mlm', 'data.format': 'lines', 'model.positions': 'learned',
+                    'model.activation': 'gelu'},
+        'decoder': {'data.objective': 'lm', 'data.format': 'lines', 'model.positions': 'rotary',
                     'model.norm_position': 'pre'},
         'seq2seq': {'data.target_tokenizer': 'word', 'model.norm_position': 'pre'}}
 
@@ -63,13 +64,15 @@ def small():
             'model.family': family, 'model.num_encoder_layers': layers[family][0],
             'model.num_decoder_layers': layers[family][1], 'model.d_model': 16,
             'model.num_heads': 2, 'model.d_ff': 24, 'model.max_length': 24,
-            'data.train': 'text.txt', **settings[family]})
+            'data.train': 'text.txt', 'optim.schedule': 'constant',
+            'optim.peak_learning_rate': 1e-3, **settings[family]})
         texts = [('abcdefgh ', 'A B C D')] if family == 'seq2seq' else [('abcdefgh ',)]
         tokenizers = train_tokenizers(config.data, texts)
         special = tokenizers.special
         config = override(config, {
             'model.vocab_size': tokenizers.vocab_size, 'model.pad_id': special.pad,
             'model.bos_id': special.bos, 'model.eos_id': special.eos})
+        validate(config)
         model = build(config)
         shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
         return SimpleNamespace(config=config, tokenizers=tokenizers, model=model,
