@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     from xformer.evaluate.split import encode_sources
     rows, queries = (encode_sources(each, config, run.tokenizers)
                      for each in (texts, values.query))
+    reading.tell_unknown(rows + queries, run.tokenizers.special)
     with counting('embedding', len(rows) + len(queries)) as progress:
         both = embed(rows + queries, run.model, config, run.params, values.pool, compilations,
                      progress)

@@ -54,3 +54,10 @@ def check_output(output: str | None) -> None:
         raise UserError(f'--output={output} exists; remove it or choose another name')
     if output and not Path(output).parent.is_dir():
         raise UserError(f'--output={output} is in a folder that does not exist; make it first')
+
+
+def tell_unknown(rows: list[list[int]], special) -> None:
+    """Say how many tokens of the input read as unknown, if any do."""
+    unknown = sum(ids.count(special.unk) for ids in rows)
+    if unknown and special.unk not in (special.eos, special.pad):
+        say(f'tokens of the input that the model has never seen, read as unknown: {unknown:,}')

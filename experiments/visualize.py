@@ -13,7 +13,7 @@ output is then written by greedy decoding. Writes into the new folder --output:
                      likeliest tokens at every layer and position (logit lens)
     N.STACK.KIND.png attention of one layer, all heads or one
     N.entropy.png    entropy of every head
-    alignments.png   cross-attention, mean over heads (seq2seq)
+    alignments.png   cross-attention of that layer, mean over heads or one (seq2seq)
 
 Layers and heads count from 0.
 """
