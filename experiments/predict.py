@@ -24,6 +24,7 @@ from xformer.console import counting, say
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
     reading.define_texts(values, 'a text, or two parted by a tab')
+    reading.define_output(values)
     flags.DEFINE_integer('top', 5, 'fillers of each [MASK]', lower_bound=1, flag_values=values)
     flags.DEFINE_boolean('next_sentence', False, 'whether the second text follows the first',
                          flag_values=values)
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
     config = reading.config_of(values)
     _check(config, values)
+    reading.check_output(values.output)
     texts = reading.texts_of(values)
     examples = [_example(number, text, config, values.next_sentence)
                 for number, text in enumerate(texts, start=1)]
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> None:
         else:
             answers = fill_masks(*asked, values.top, progress)
     names = ('question', 'context') if config.data.objective == 'answer' else ('text', 'second')
-    reading.write(values, ''.join(
+    reading.write(values.output, ''.join(
         json.dumps({name: text for name, text in zip(names, pair) if text} | answer,
                    ensure_ascii=False) + '\n'
         for pair, answer in zip(examples, answers)), len(texts))

@@ -16,40 +16,6 @@ def define(values: flags.FlagValues) -> None:
                         'average-best:K', flag_values=values)
 
 
-def define_texts(values: flags.FlagValues, what: str) -> None:
-    flags.DEFINE_multi_string('prompt', [], f'{what}; may be given several times',
-                              flag_values=values)
-    flags.DEFINE_string('input', None, 'file with one a line, - for standard input',
-                        flag_values=values)
-    flags.DEFINE_string('output', '-', 'file to write, - for standard output',
-                        flag_values=values)
-
-
-def texts_of(values: flags.FlagValues) -> list[str]:
-    """Those of --prompt or --input. Raises UserError, also if --output cannot be written."""
-    if bool(values.prompt) == bool(values.input):
-        raise UserError('give either --prompt=TEXT or --input=FILE (- for standard input)')
-    output = Path(values.output)
-    if values.output != '-' and output.exists():
-        raise UserError(f'--output={output} exists; remove it or choose another name')
-    if not output.parent.is_dir():
-        raise UserError(f'--output={output} is in a folder that does not exist; make it first')
-    if values.prompt:
-        return values.prompt
-    from xformer.data.sources import read_lines
-    path = Path('/dev/stdin' if values.input == '-' else values.input)
-    return [text for _, text in read_lines(path)]
-
-
-def write(values: flags.FlagValues, lines: str, count: int) -> None:
-    """`lines` to --output."""
-    if values.output == '-':
-        sys.stdout.write(lines)
-    else:
-        Path(values.output).write_text(lines, encoding='utf-8')
-        say(f'{count:,} outputs: {values.output}')
-
-
 def config_of(values: flags.FlagValues) -> Config:
     """The run's configuration, with the --config.decode.* that were given."""
     return cli.changed(read_config(Path(values.model)), values)
@@ -61,3 +27,54 @@ def open_model(values: flags.FlagValues, config: Config):
     from xformer.compiled import Compilations
     from xformer.run import open_run
     return open_run(Path(values.model), config, values.checkpoint, say), Compilations()
+
+
+def define_texts(values: flags.FlagValues, what: str = 'a text') -> None:
+    flags.DEFINE_multi_string('prompt', [], f'{what}; may be given several times',
+                              flag_values=values)
+    flags.DEFINE_string('input', None, 'file with one a line, - for standard input',
+                        flag_values=values)
+
+
+def define_output(values: flags.FlagValues) -> None:
+    flags.DEFINE_string('output', '-', 'file to write, - for standard output',
+                        flag_values=values)
+
+
+def texts_of(values: flags.FlagValues) -> list[str]:
+    """The texts of --prompt or --input. Raises UserError for neither, both, or a faulty file."""
+    if bool(values.prompt) == bool(values.input):
+        raise UserError('give either --prompt=TEXT or --input=FILE (- for standard input)')
+    return values.prompt or lines_of(values.input)
+
+
+def lines_of(path: str) -> list[str]:
+    """The lines of a file, or of standard input. Raises UserError for whatever is wrong there."""
+    from xformer.data.sources import read_lines
+    return [text for _, text in read_lines(Path('/dev/stdin' if path == '-' else path))]
+
+
+def check_output(output: str | None) -> None:
+    """Raises UserError where --output exists already or has no folder to be in."""
+    if output in (None, '-'):
+        return
+    if Path(output).exists():
+        raise UserError(f'--output={output} exists; remove it or choose another name')
+    if not Path(output).parent.is_dir():
+        raise UserError(f'--output={output} is in a folder that does not exist; make it first')
+
+
+def write(output: str, lines: str, count: int) -> None:
+    """`lines` of `count` texts to --output."""
+    if output == '-':
+        sys.stdout.write(lines)
+        return
+    Path(output).write_text(lines, encoding='utf-8')
+    say(f'{count:,} outputs: {output}')
+
+
+def tell_unknown(rows: list[list[int]], special) -> None:
+    """Say how many tokens of the input read as unknown, if any do."""
+    unknown = sum(ids.count(special.unk) for ids in rows)
+    if unknown and special.unk not in (special.eos, special.pad):
+        say(f'tokens of the input that the model has never seen, read as unknown: {unknown:,}')

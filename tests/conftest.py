@@ -1,7 +1,9 @@
 """Strict arithmetic, four simulated devices, and a cache of its own for every test session."""
 
+import functools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,3 +32,49 @@ def compiled_programs():
     """Those of a module are dropped after it: all together they take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope='session')
+def small():
+    """small('encoder'): config, tokenizers, model and params of a small model with random ones.
+
+    Four layers (two in the decoder of 'seq2seq') over the letters a to h and the space.
+    """
+    import numpy as np
+
+    from xformer.checks import validate
+    from xformer.config import Config, override
+    from xformer.data.tokenizers import train_tokenizers
+    from xformer.models import build, init_params
+    layers = {'encoder': (4, 0), 'decoder': (0, 4), 'seq2seq': (4, 2)}
+    settings = {
+        'encoder': {'data.objective': 'mlm', 'data.format': 'lines', 'model.positions': 'learned',
+                    'model.activation': 'gelu'},
+        'decoder': {'data.objective': 'lm', 'data.format': 'lines', 'model.positions': 'rotary',
+                    'model.norm_position': 'pre'},
+        'seq2seq': {'data.target_tokenizer': 'word', 'model.norm_position': 'pre'}}
+
+    def leaf(path, shape):
+        values = np.random.default_rng(shape.size).normal(0, 0.3, shape.shape)
+        return np.asarray(values + (path[-1].key == 'scale'), np.float32)
+
+    @functools.cache
+    def small(family: str) -> SimpleNamespace:
+        config = override(Config(), {
+            'model.family': family, 'model.num_encoder_layers': layers[family][0],
+            'model.num_decoder_layers': layers[family][1], 'model.d_model': 16,
+            'model.num_heads': 2, 'model.d_ff': 24, 'model.max_length': 24,
+            'data.train': 'text.txt', 'optim.schedule': 'constant',
+            'optim.peak_learning_rate': 1e-3, **settings[family]})
+        texts = [('abcdefgh ', 'A B C D')] if family == 'seq2seq' else [('abcdefgh ',)]
+        tokenizers = train_tokenizers(config.data, texts)
+        special = tokenizers.special
+        config = override(config, {
+            'model.vocab_size': tokenizers.vocab_size, 'model.pad_id': special.pad,
+            'model.bos_id': special.bos, 'model.eos_id': special.eos})
+        validate(config)
+        model = build(config)
+        shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+        return SimpleNamespace(config=config, tokenizers=tokenizers, model=model,
+                               params=jax.tree_util.tree_map_with_path(leaf, shapes))
+    return small

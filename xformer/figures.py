@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from io import BytesIO
 
+import numpy as np
+
 from xformer.evaluate.alignment import Alignment
 
 PIXELS_PER_INCH = 200  # twice the 100 that pictures are shown at, for sharp screens
@@ -65,6 +67,55 @@ def draw_alignments(alignments: Sequence[Alignment]) -> bytes:
     colours = figure.colorbar(image, place(width - scale, 0, 0.15, min(2, height - 0.2)))
     colours.set_label('attention weight', fontsize=8)
     colours.ax.tick_params(labelsize=8)
+    return _png(figure)
+
+
+def draw_heads(maps: dict[str, np.ndarray], queries: Sequence[str], keys: Sequence[str]) -> bytes:
+    """PNG of heat maps, {title: weights_TS}, in a grid: keys across, queries down, each on its own
+    colour scale from 0 to its largest weight.
+    """
+    from matplotlib.figure import Figure
+    queries, keys = _drawable(queries), _drawable(keys)
+    columns = min(4, len(maps))
+    lines = -(-len(maps) // columns)
+    cell = max(0.07, min(0.25, 2.5 / max(len(queries), len(keys))))  # inches
+    letter = 0.7 * 72 * cell  # the size of labels in points, 72 an inch
+    margin = [0.6 * letter / 72 * max(map(len, tokens)) for tokens in (queries, keys)]
+    figure = Figure(figsize=(columns * max(cell * len(keys), 1.2) + margin[0] + 0.5,
+                             lines * (cell * len(queries) + 0.3) + margin[1] + 0.3),
+                    layout='constrained')
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (title, weights_TS) in zip(grid, maps.items()):
+        axes.imshow(weights_TS, cmap='Blues', vmin=0, aspect='equal')
+        axes.set_title(title, fontsize=8)
+        # parse_math: a '$' is a token here, not the start of a formula
+        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=letter, parse_math=False)
+        axes.set_yticks(range(len(queries)), queries, fontsize=letter, parse_math=False)
+        axes.tick_params(length=0)
+    for axes in list(grid)[len(maps):]:
+        axes.remove()
+    return _png(figure)
+
+
+def draw_entropies(entropies: dict[str, np.ndarray]) -> bytes:
+    """PNG of tables, {title: entropy_LN in nats}: heads across, layers down."""
+    from matplotlib.figure import Figure
+    widest, tallest = (max(each.shape[axis] for each in entropies.values()) for axis in (1, 0))
+    figure = Figure(figsize=(len(entropies) * (0.45 * widest + 0.8), 0.35 * tallest + 1),
+                    layout='constrained')
+    most = max(each.max() for each in entropies.values())
+    for axes, (title, entropy_LN) in zip(figure.subplots(1, len(entropies), squeeze=False)[0],
+                                         entropies.items()):
+        axes.imshow(entropy_LN, cmap='Blues_r', vmin=0, vmax=max(most, 1e-6), aspect='auto')
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel('head', fontsize=8)
+        axes.set_ylabel('layer', fontsize=8)
+        axes.set_xticks(range(entropy_LN.shape[1]))
+        axes.set_yticks(range(len(entropy_LN)))
+        axes.tick_params(length=0, labelsize=8)
+        for (layer, head), value in np.ndenumerate(entropy_LN):
+            axes.text(head, layer, f'{value:.2f}', ha='center', va='center', fontsize=7,
+                      color='black' if value > most / 2 else 'white')
     return _png(figure)
 
 

@@ -1,6 +1,7 @@
 """The real commands, run as their users run them, and one tiny trained run that all tests share."""
 
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -116,6 +117,25 @@ def trained(shared, finish) -> Path:
             assert result.returncode == 0, result.stderr
             (shared / 'done').touch()
     return shared / 'trained'
+
+
+@pytest.fixture(scope='session')
+def untrained(small, tmp_path_factory) -> Callable[[str], Path]:
+    """untrained('encoder'): the run folder of a small model that nobody trained. Read it only."""
+    from xformer.config import to_json
+    from xformer.train.checkpoint import Checkpoints
+
+    @functools.cache
+    def untrained(family: str) -> Path:
+        one, folder = small(family), tmp_path_factory.mktemp(family)
+        (folder / 'config.json').write_text(to_json(one.config))
+        (folder / 'manifest.json').write_text('{}')
+        one.tokenizers.save(folder)
+        checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print)
+        checkpoints.save(7, {'params': one.params}, {'dev/loss': 1.0})
+        checkpoints.wait()
+        return folder
+    return untrained
 
 
 @pytest.fixture(scope='session')

@@ -8,7 +8,7 @@ import numpy as np
 
 from xformer.compiled import Compilations
 from xformer.config import Config
-from xformer.data.objectives.rows import shifted
+from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
 from xformer.evaluate.split import encode_sources
 from xformer.models.seq2seq import Seq2Seq
@@ -43,9 +43,8 @@ def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, para
     special = tokenizers.special
     targets = [(tokenizers.target.encode(target) + [special.eos])[:config.model.max_length]
                for _, target in pairs]
-    source_BS, target_BT = _padded(sources, special.pad), _padded(targets, special.pad)
-    lengths_B, target_lengths_B = (
-        np.array([len(ids) for ids in side], np.int32) for side in (sources, targets))
+    (source_BS, lengths_B), (target_BT, target_lengths_B) = (
+        padded(side, (len(side), max(map(len, side))), special.pad) for side in (sources, targets))
     inputs_BT = shifted(target_BT, target_lengths_B, special)
 
     def attention_maps(params, *inputs):
@@ -58,10 +57,3 @@ def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, para
                       tuple(tokenizers.target.tokens(target)),
                       weights_TS[:len(target), :len(source)])
             for source, target, weights_TS in zip(sources, targets, maps_BTS)]
-
-
-def _padded(rows: list[list[int]], pad: int) -> np.ndarray:
-    ids = np.full((len(rows), max(map(len, rows))), pad, np.int32)
-    for row, values in zip(ids, rows):
-        row[:len(values)] = values
-    return ids

@@ -19,19 +19,25 @@ class Prediction(NamedTuple):
 
 def encode_sources(texts: Sequence[str], config: Config, tokenizers: Tokenizers
                    ) -> list[list[int]]:
-    """Ids of each source, the end token last. Raises UserError for an empty or too long one."""
+    """Ids of each text as the model reads it: source EOS in seq2seq, BOS text EOS in an encoder,
+    BOS text in a decoder (BOS source EOS if it learnt pairs).
+
+    Raises UserError for an empty or too long one.
+    """
+    special, most = tokenizers.special, config.model.max_length
+    before = [] if config.model.family == 'seq2seq' else [special.bos]
+    after = [] if config.data.objective == 'lm' else [special.eos]
+    room = most - len(before) - len(after)
     encoded = []
     for number, text in enumerate(texts, start=1):
         ids = tokenizers.source.encode(prepare_source(text, config.data))
-        ids.append(tokenizers.special.eos)
-        if len(ids) == 1:
+        if not ids:
             raise UserError(f'input {number} is empty; give at least one token')
-        if len(ids) > config.model.max_length and config.data.too_long == 'cut':
-            ids[config.model.max_length - 1:] = [tokenizers.special.eos]
-        if len(ids) > config.model.max_length:
-            raise UserError(f'input {number} ({text[:40]!r}...) has {len(ids):,} tokens, end '
-                            f'included; the model takes {config.model.max_length}: shorten it')
-        encoded.append(ids)
+        if len(ids) > room and config.data.too_long != 'cut':
+            raise UserError(f'input {number} ({text[:40]!r}...) has {len(ids) + most - room:,} '
+                            'tokens, those at its ends included; the model takes '
+                            f'{most}: shorten it')
+        encoded.append(before + ids[:room] + after)
     return encoded
 
 

@@ -45,6 +45,15 @@ class Decoder(nn.Module):
         """{'decoder': {'self': maps_LBNTS, 'hidden': hidden_LBTD}}."""
         return {'decoder': self._forward(inputs_BT, None, look=True)[1]}
 
+    def features(self, inputs_BT) -> jax.Array:
+        """features_LBTD: each block's output through the final norm; the last are the stack's."""
+        return self.decoder.finish(self._forward(inputs_BT, None, look=True)[1]['hidden'])
+
+    def lens(self, hidden_LTD) -> jax.Array:
+        """logits_LTV: each block's output read as if it were the last's (logit lens;
+        nostalgebraist 2020)."""
+        return self._logits(self.decoder.finish(hidden_LTD))
+
     def _forward(self, inputs_BT, packing, look):
         positions_BT = row_positions(inputs_BT.shape[1], packing=packing)
         x_BTD = self.input_embedding(self.embedding, inputs_BT, positions_BT)

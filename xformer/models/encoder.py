@@ -36,6 +36,10 @@ class Encoder(nn.Module):
         """{'encoder': {'self': maps_LBNTS, 'hidden': hidden_LBTD}}."""
         return {'encoder': self._forward(ids_BT, lengths_B, types_BT, None, look=True)[1]}
 
+    def features(self, ids_BT, lengths_B=None, types_BT=None) -> jax.Array:
+        """features_LBTD: each block's output through the final norm; the last are `__call__`'s."""
+        return self.encoder.finish(self.look(ids_BT, lengths_B, types_BT)['encoder']['hidden'])
+
     def _forward(self, ids_BT, lengths_B, types_BT, packing, look):
         positions_BT = row_positions(ids_BT.shape[1], packing=packing)
         x_BTD = self.input_embedding(self.embedding, ids_BT, positions_BT, types_BT)
@@ -70,12 +74,28 @@ class MaskedLM(nn.Module):
         Logits are computed at the masked positions only; the second is None without the head.
         """
         x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
-        x_BPD = jnp.take_along_axis(x_BTD, masked_BP[..., None], axis=1)
+        logits_BPV = self._logits(jnp.take_along_axis(x_BTD, masked_BP[..., None], axis=1))
+        if not self.next_sentence:
+            return logits_BPV, None
+        return logits_BPV, self.next_sentence_head(self.encoder.pool(x_BTD))
+
+    def look(self, ids_BT, lengths_B, types_BT=None) -> dict:
+        """As `Encoder.look`."""
+        return self.encoder.look(ids_BT, lengths_B, types_BT)
+
+    def features(self, ids_BT, lengths_B, types_BT=None) -> jax.Array:
+        """As `Encoder.features`."""
+        return self.encoder.features(ids_BT, lengths_B, types_BT)
+
+    def lens(self, hidden_LTD) -> jax.Array:
+        """logits_LTV of every position, masked or not: each block's output read as if it were the
+        last's (logit lens; nostalgebraist 2020)."""
+        return self._logits(self.encoder.encoder.finish(hidden_LTD))
+
+    def _logits(self, x_BPD) -> jax.Array:
         activation = ACTIVATIONS.get(self.config.activation, ACTIVATIONS['gelu'])
         h_BPE = self.transform_norm(activation(self.transform(x_BPD)))
         logits_BPV = tied_logits(h_BPE, self.encoder.embedding, self.config)
         if self.config.biases:
             logits_BPV = logits_BPV + self.output_bias[None, None]
-        if not self.next_sentence:
-            return logits_BPV, None
-        return logits_BPV, self.next_sentence_head(self.encoder.pool(x_BTD))
+        return logits_BPV

@@ -61,6 +61,17 @@ class Seq2Seq(nn.Module):
         """
         return self._forward(source_BS, source_lengths_B, inputs_BT, None, None, look=True)[1]
 
+    def features(self, source_BS, source_lengths_B) -> jax.Array:
+        """features_LBSD of the encoder: each block's output through the final norm; the last are
+        the memory."""
+        looks = self._encode(source_BS, source_lengths_B, None, look=True)[1]
+        return self.encoder.finish(looks['hidden'])
+
+    def lens(self, hidden_LTD) -> jax.Array:
+        """logits_LTV: each decoder block's output read as if it were the last's (logit lens;
+        nostalgebraist 2020)."""
+        return self._logits(self.decoder.finish(hidden_LTD))
+
     def _forward(self, source_BS, source_lengths_B, inputs_BT, source_packing, target_packing,
                  look):
         memory_BSD, encoder = self._encode(source_BS, source_lengths_B, source_packing, look)

@@ -170,7 +170,8 @@ class Stack(nn.Module):
         bucket_TS = relative_buckets(distance_TS, bidirectional=not mask.causal)
         return View(mask, self.relative_bias[bucket_TS].transpose(2, 0, 1))
 
-    def _finish(self, x_BTD):
+    def finish(self, x_BTD) -> jax.Array:
+        """The last norm, where norms come before sub-layers; any leading axes."""
         return self.final_norm(x_BTD) if self.config.norm_position == 'pre' else x_BTD
 
     def __call__(self, x_BTD, mask: Mask, positions_BT, memory_BSD=None,
@@ -203,7 +204,7 @@ class Stack(nn.Module):
                                         x_BTD, keys_L, self.num_layers)
         else:
             x_BTD, looks = jax.lax.scan(block, x_BTD, (self.layers, keys_L))
-        return self._finish(x_BTD), looks
+        return self.finish(x_BTD), looks
 
     def start(self, batch: int, max_length: int, memory_CSD=None) -> list[LayerCache]:
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""
@@ -227,4 +228,4 @@ class Stack(nn.Module):
             x_BTD, cache = self._block().apply({'params': self._layer(index)}, x_BTD, cache,
                                                position, view, memory_mask, method='extend')
             longer.append(cache)
-        return self._finish(x_BTD), longer
+        return self.finish(x_BTD), longer

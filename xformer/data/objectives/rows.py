@@ -1,5 +1,7 @@
 """Ragged token ids as rows of a batch: placed, compacted, shifted, checked."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from xformer.data.plan import Shape
@@ -24,6 +26,16 @@ def extended(array_N: np.ndarray, rows: int, fill: int = 0) -> np.ndarray:
     array_B = np.full((rows, *array_N.shape[1:]), fill, np.int32)
     array_B[:len(array_N)] = array_N
     return array_B
+
+
+def padded(rows: Sequence[Sequence[int]], shape: tuple[int, int], pad: int
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """int32 (B, S) = `shape`: a sequence of ids a row, then `pad`; and the lengths (B,)."""
+    ids_BS, lengths_B = np.full(shape, pad, np.int32), np.zeros(shape[0], np.int32)
+    for row, ids in enumerate(rows):
+        ids_BS[row, :len(ids)] = ids
+        lengths_B[row] = len(ids)
+    return ids_BS, lengths_B
 
 
 def place(rows_NS: np.ndarray, ids: np.ndarray, starts_N: np.ndarray, lengths_N: np.ndarray,

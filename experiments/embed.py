@@ -1,0 +1,133 @@
+"""Texts as vectors, from any trained model: for search, clusters, or a classifier of your own.
+
+    python -m experiments.embed --model=runs/bert_mini --input=texts.txt --output=texts.npz
+    python -m experiments.embed --model=runs/bert_mini --input=texts.txt --query='grain exports' \\
+        --nearest=5
+    python -m experiments.embed --model=runs/bert_mini --input=labelled.tsv --labels --clusters=8
+
+One line of input is one text (with --labels, label<TAB>text). --output holds `embeddings` (N, D),
+float32, and `texts`, with --labels also `labels` and with --clusters also `clusters`. Prints JSON
+lines: the neighbours of every query, by cosine; then, with --labels, how often a text's nearest
+other text has its label, and with --clusters the purity of the clusters.
+"""
+
+import json
+
+from absl import flags
+
+from experiments import cli, reading
+from xformer.config import ModelConfig, UserError, override
+from xformer.console import counting, say
+
+
+def define(values: flags.FlagValues) -> None:
+    reading.define(values)
+    flags.DEFINE_string('input', None, 'file with one text a line, - for standard input '
+                        f'({cli.REQUIRED})', flag_values=values)
+    flags.DEFINE_string('output', None, '.npz file to write', flag_values=values)
+    flags.DEFINE_enum('pool', 'mean', ['mean', 'cls', 'max', 'last4'], 'mean or maximum over the '
+                      "tokens, an encoder's first token, or the mean of the last four layers side "
+                      'by side', flag_values=values)
+    flags.DEFINE_boolean('cut', False, 'cut texts that are longer than the model takes, instead '
+                         'of refusing them', flag_values=values)
+    flags.DEFINE_multi_string('query', [], 'a text whose neighbours to print; may be given several '
+                              'times', flag_values=values)
+    flags.DEFINE_integer('nearest', 5, 'neighbours of each --query', lower_bound=1,
+                         flag_values=values)
+    flags.DEFINE_integer('clusters', None, 'clusters to find (k-means)', lower_bound=1,
+                         flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'of the clusters', lower_bound=0, flag_values=values)
+    flags.DEFINE_boolean('labels', False, 'the input is label<TAB>text', flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, __doc__, define, sections=())
+    _check(values)
+    config = reading.config_of(values)
+    _check_pool(values.pool, config.model)
+    if values.cut:
+        config = override(config, {'data.too_long': 'cut'})
+    lines = reading.lines_of(values.input)
+    labels, texts = _labelled(lines) if values.labels else (None, lines)
+
+    run, compilations = reading.open_model(values, config)
+    from xformer.evaluate.embeddings import embed
+    from xformer.evaluate.split import encode_sources
+    rows, queries = (encode_sources(each, config, run.tokenizers)
+                     for each in (texts, values.query))
+    reading.tell_unknown(rows + queries, run.tokenizers.special)
+    with counting('embedding', len(rows) + len(queries)) as progress:
+        both = embed(rows + queries, run.model, config, run.params, values.pool, compilations,
+                     progress)
+    embeddings, queries = both[:len(rows)], both[len(rows):]
+    found = {'embeddings': embeddings, 'texts': texts} | ({'labels': labels} if labels else {})
+    if values.clusters:
+        from xformer.evaluate.embeddings import clustered
+        found['clusters'] = clustered(embeddings, values.clusters, values.seed)
+    _print_neighbours(values, queries, embeddings, texts)
+    if labels:
+        print(json.dumps(_measured(embeddings, labels, found.get('clusters'))))
+    if values.output:
+        import numpy as np
+        with open(values.output, 'xb') as file:
+            np.savez_compressed(file, **found)
+        say(f'{len(texts):,} embeddings of {embeddings.shape[1]}: {values.output}')
+
+
+def _check(values: flags.FlagValues) -> None:
+    """Raises UserError for options that do not go together."""
+    reading.check_output(values.output)
+    if values.output and not values.output.endswith('.npz'):
+        raise UserError(f'--output={values.output} is to be an .npz file; give it that ending')
+    if not (values.output or values.query or values.labels):
+        raise UserError('there is nothing to do; give --output=FILE.npz, --query=TEXT or --labels')
+    for flag, other in ('nearest', 'query'), ('seed', 'clusters'):
+        if values[flag].present and not values[other].value:
+            raise UserError(f'--{flag} has no effect without --{other}; give both, or neither')
+    if values.clusters and not (values.output or values.labels):
+        raise UserError('--clusters has no effect without --output, which keeps them, or --labels, '
+                        'which measures them; give one')
+
+
+def _check_pool(pool: str, model: ModelConfig) -> None:
+    if pool == 'cls' and model.family != 'encoder':
+        raise UserError(f'--pool=cls is for an encoder, which begins every text with one token for '
+                        f'all of it; with model.family={model.family} choose mean, max or last4')
+    layers = model.num_encoder_layers or model.num_decoder_layers
+    if pool == 'last4' and layers < 4:
+        raise UserError(f'--pool=last4 needs 4 layers, the model has {layers}; choose another pool')
+
+
+def _labelled(lines: list[str]) -> tuple[list[str], list[str]]:
+    """(labels, texts)."""
+    pairs = [line.partition('\t') for line in lines]
+    for number, (label, tab, text) in enumerate(pairs, start=1):
+        if not (label.strip() and tab and text.strip()):
+            raise UserError(f'input {number} is not label<TAB>text; mend the line, or leave out '
+                            '--labels')
+    if len(pairs) < 2:
+        raise UserError('--labels needs two texts or more, for one alone has no neighbour')
+    return [label for label, _, _ in pairs], [text for _, _, text in pairs]
+
+
+def _print_neighbours(values: flags.FlagValues, queries, embeddings, texts: list[str]) -> None:
+    from xformer.evaluate.embeddings import nearest
+    for query, vector in zip(values.query, queries):
+        for index, cosine in nearest(vector, embeddings, values.nearest):
+            print(json.dumps({'query': query, 'text': texts[index], 'line': index + 1,
+                              'cosine': round(cosine, 6)}, ensure_ascii=False))
+
+
+def _measured(embeddings, labels: list[str], clusters) -> dict:
+    """The measures and the floor below both: always guessing the most frequent label."""
+    from xformer.evaluate.embeddings import most_frequent, neighbour_accuracy, purity
+    measured = {'texts': len(labels), 'labels': len(set(labels)),
+                'floor': most_frequent(labels),
+                'neighbour_accuracy': neighbour_accuracy(embeddings, labels)}
+    if clusters is not None:
+        measured |= {'clusters': int(max(clusters)) + 1, 'purity': purity(clusters, labels)}
+    return {name: round(value, 4) for name, value in measured.items()}
+
+
+if __name__ == '__main__':
+    cli.call(main)

@@ -1,0 +1,145 @@
+"""What a model saw and made of a text: attention maps, hidden states, what each layer would say."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from xformer.compiled import Compilations
+from xformer.config import Config, UserError
+from xformer.data.objectives.rows import padded, shifted
+from xformer.data.tokenizers import Tokenizers
+from xformer.evaluate.split import encode_sources
+
+TOP = 5  # tokens that the lens shows
+
+
+class Lens(NamedTuple):
+    """The likeliest tokens at every layer and position, best first (logit lens; nostalgebraist
+    2020): each block's output through the model's final norm and output matrix."""
+
+    tokens: list[list[list[str]]]  # [L][T][K]
+    probabilities_LTK: np.ndarray
+
+
+class Map(NamedTuple):
+    """The attention of all layers and heads of one kind."""
+
+    kind: str  # 'self' or 'cross'
+    queries: tuple[str, ...]  # T: who looks
+    keys: tuple[str, ...]  # S: at whom
+    weights_LNTS: np.ndarray  # float32; over keys they sum to 1
+
+    @property
+    def entropy_LN(self) -> np.ndarray:
+        """Entropy of a head's weights in nats, mean over its queries: 0 looks at one key alone,
+        ln S at all S alike."""
+        log_LNTS = np.log(np.where(self.weights_LNTS > 0, self.weights_LNTS, 1))
+        return -(self.weights_LNTS * log_LNTS).sum(-1).mean(-1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One stack on one text, its T tokens read and, position by position, to be said."""
+
+    stack: str  # 'encoder' or 'decoder'
+    reads: tuple[str, ...]
+    says: tuple[str, ...]  # in an encoder what it reads; '' where nothing is known
+    maps: tuple[Map, ...]
+    hidden_LTD: np.ndarray  # float32: each block's output
+    lens: Lens | None  # None in the encoder of a seq2seq, which says nothing
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it by names that tell the shape, for an .npz file."""
+        found = {'reads_T': np.array(self.reads), 'says_T': np.array(self.says),
+                 'hidden_LTD': self.hidden_LTD}
+        for each in self.maps:
+            found[f'{each.kind}_LNT{"T" if each.kind == "self" else "S"}'] = each.weights_LNTS
+            found[f'{each.kind}_entropy_LN'] = each.entropy_LN
+        if self.lens:
+            found['lens_tokens_LTK'] = np.array(self.lens.tokens)
+            found['lens_probabilities_LTK'] = self.lens.probabilities_LTK
+        return {f'{self.stack}_{name}': array for name, array in found.items()}
+
+
+def look_at(texts: Sequence[str], targets: Sequence[list[int]] | None, model: nn.Module,
+            config: Config, params, tokenizers: Tokenizers, compilations: Compilations,
+            progress: Callable[[int], None] = lambda done: None) -> list[list[Look]]:
+    """The stacks of the model on each text alone, the encoder first.
+
+    `targets` are the ids, EOS included, that go with the texts: given for a seq2seq model, which
+    reads them after BOS, and for no other. Raises UserError as `encode_sources`, and for a target
+    too long.
+    """
+    rows = encode_sources(texts, config, tokenizers)
+    for number, ids in enumerate(targets or [], start=1):
+        if len(ids) > config.model.max_length:
+            raise UserError(f'the target of input {number} has {len(ids):,} tokens, end included; '
+                            f'the model takes {config.model.max_length}: shorten it')
+    look = compilations.wrap('look', jax.jit(partial(_look, model, config)))
+    looks = []
+    for done, ids in enumerate(rows, start=1):
+        inputs, names = _inputs(ids, targets[done - 1] if targets else None, config, tokenizers)
+        found, top = jax.device_get(look(params, *inputs))
+        looks.append([_without_padding(stack, found[stack],
+                                       top if stack == _speaker(config) else None, names,
+                                       tokenizers) for stack in names])
+        progress(done)
+    return looks
+
+
+def _speaker(config: Config) -> str:
+    """The stack whose last hidden states become logits."""
+    return 'encoder' if config.model.family == 'encoder' else 'decoder'
+
+
+def _look(model, config, params, *inputs):
+    """(the looks of the model, (probabilities_LTK, ids_LTK)), of a batch of one text."""
+    apply = partial(model.apply, {'params': params})
+    looks = apply(*inputs, method='look')
+    logits_LTV = apply(looks[_speaker(config)]['hidden'][:, 0], method='lens')
+    return looks, jax.lax.top_k(jax.nn.softmax(logits_LTV), min(TOP, config.model.vocab_size))
+
+
+def _inputs(ids: list[int], target: list[int] | None, config: Config, tokenizers: Tokenizers):
+    """(inputs of `model.look`, {stack: (what it reads, what it should say)}).
+
+    Rows are padded to a power of two, so that texts of all lengths need few compilations.
+    """
+    special, most = tokenizers.special, config.model.max_length
+
+    def row(ids: list[int]):
+        width = max(16, 1 << (len(ids) - 1).bit_length())
+        return padded([ids], (1, min(width, most)), special.pad)
+
+    ids_1T, lengths_1 = row(ids)
+    read = tuple(tokenizers.source.tokens(ids))
+    if config.model.family == 'encoder':
+        return (ids_1T, lengths_1), {'encoder': (read, read)}
+    if config.model.family == 'decoder':
+        return (ids_1T,), {'decoder': (read, (*read[1:], ''))}
+    labels_1T, target_lengths_1 = row(target)
+    inputs_1T = shifted(labels_1T, target_lengths_1, special)
+    spoken = tuple(tuple(tokenizers.target.tokens(each[:len(target)]))
+                   for each in (inputs_1T[0], target))
+    return (ids_1T, lengths_1, inputs_1T), {'encoder': (read, ('',) * len(read)),
+                                            'decoder': spoken}
+
+
+def _without_padding(stack: str, found: dict, top, names: dict, tokenizers: Tokenizers) -> Look:
+    (reads, says), keys = names[stack], names.get('encoder', [()])[0]
+    T, S = len(reads), len(keys)
+    maps = [Map('self', reads, reads, found['self'][:, 0, :, :T, :T])]
+    if 'cross' in found:
+        maps.append(Map('cross', says, keys, found['cross'][:, 0, :, :T, :S]))
+    lens = None
+    if top is not None:
+        probabilities_LTK, ids_LTK = (each[:, :T] for each in top)
+        lens = Lens([[tokenizers.target.tokens(ids) for ids in ids_TK] for ids_TK in ids_LTK],
+                    probabilities_LTK)
+    return Look(stack, reads, says, tuple(maps), found['hidden'][:, 0, :T].astype(np.float32),
+                lens)
