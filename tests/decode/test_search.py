@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from xformer.config import Config, DecodeConfig, ModelConfig
-from xformer.decode.search import beam_search, greedy, length_penalty
+from xformer.decode.search import Beams, Prompts, Rows, length_penalty
 
 T, B = 4, 8
 MOST = 5  # tokens in the largest vocabulary here
@@ -68,10 +68,20 @@ def search(method: str, beam_size: int, ids: Ids, penalty: str, alpha, limits_B)
         DecodeConfig(beam_size=beam_size, length_penalty=penalty, alpha=alpha)))
     cache = {'number': jnp.zeros(B * beam_size, jnp.int32),
              'example': jnp.repeat(jnp.arange(B), beam_size)}
-    step = functools.partial(extend, ids.V)
-    if method == 'greedy':
-        return greedy(step, cache, limits_B, T, config)
-    return beam_search(step, reorder, cache, limits_B, T, config)
+    return run(method, functools.partial(extend, ids.V), reorder, cache, limits_B, T, config)
+
+
+def run(method, extend, reorder, cache, limits_B, T, config):
+    """(ids_BKT, lengths_BK, scores_BK) of outputs that continue the begin token."""
+    ones_B = jnp.ones_like(limits_B)
+    prompts = Prompts(config.model.bos_id * ones_B[:, None], ones_B, 0 * ones_B, limits_B)
+    if method == 'beam':
+        beams = Beams.start(prompts, T, cache, config)
+        return beams.write(extend, reorder, T, config).outputs()
+    rows = Rows.start(prompts, T, cache, config).write(extend, T, config)
+    ids_BT, lengths_B, log_p_BT = rows.outputs()
+    penalty_B = length_penalty(jnp.maximum(lengths_B, 1), config.decode)
+    return ids_BT[:, None], lengths_B[:, None], (log_p_BT.sum(-1) / penalty_B)[:, None]
 
 
 @functools.cache
@@ -189,8 +199,7 @@ def test_the_end_token_is_emitted_whatever_else_it_stands_for(method, beam_size,
     config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos),
                     decode=DecodeConfig(beam_size=beam_size, alpha=0.0))
     limits_B = jnp.array([3, 1])
-    found = greedy(certain, None, limits_B, 3, config) if method == 'greedy' else \
-        beam_search(certain, lambda cache, rows_R: cache, None, limits_B, 3, config)
+    found = run(method, certain, lambda cache, rows_R: cache, None, limits_B, 3, config)
     for ids_KT, lengths_K, scores_K in zip(*jax.device_get(found)):
         assert lengths_K[0] == 1 and ids_KT[0].tolist() == [ids.eos, ids.pad, ids.pad]
         assert scores_K[0] == pytest.approx(5 - math.log(math.exp(5) + ids.V - 1), rel=1e-5)
