@@ -66,7 +66,7 @@ class Generator:
         self._hypotheses = num_outputs if self._sampling else config.decode.beam_size
         self._beams = self._hypotheses > 1 and not self._sampling
         if (complete or draft) and self._beams or draft and self._sampling:
-            raise ValueError('a beam cannot be completed from outside; drafts are for greedy search')
+            raise ValueError('completion from outside and drafts are not for beams')
         self._batch_tokens = 1 if draft else batch_tokens // self._hypotheses
         self._begin = compilations.wrap('begin', jax.jit(self._started))
         self._write = compilations.wrap('write', jax.jit(self._written, donate_argnums=1))
@@ -89,10 +89,13 @@ class Generator:
             progress(done)
         return found
 
-    def stream(self, ids: Sequence[int]) -> Iterator[Output]:
-        """The first output of one input as it grows, after each token."""
+    def stream(self, ids: Sequence[int], number: int = 0) -> Iterator[Output]:
+        """The output of one input as it grows, after each token.
+
+        Draws are those for input `number` of a call. Raises UserError as a call does.
+        """
         [(indices, shape)] = self._batches([ids])
-        for [[output, *_]] in self._growing([ids], indices, shape, 1):
+        for [[output]] in self._growing([ids], indices, shape, 1, number):
             yield output
 
     def _batches(self, inputs):
@@ -111,9 +114,10 @@ class Generator:
         return max(output_limits(self._config, length)[1]
                    for length in (shortest, width - decoder))
 
-    def _growing(self, inputs, indices: list[int], shape: tuple[int, int], stride: int):
+    def _growing(self, inputs, indices: list[int], shape: tuple[int, int], stride: int,
+                 first: int = 0):
         """The outputs of a batch, after every `stride` tokens if anyone looks, and at the end."""
-        state = self._begin(self._params, *self._arrays(inputs, indices, shape))
+        state = self._begin(self._params, *self._arrays(inputs, indices, shape, first))
         T = self._most(shape[1])
         looked_at = self._complete or stride == 1
         for until in range(stride, T + stride, stride) if looked_at else [T]:
@@ -127,9 +131,11 @@ class Generator:
             self.drafted += int(state.drafted)
             self.kept += int(state.kept)
 
-    def _arrays(self, inputs, indices, shape):
-        """(ids_BS, lengths_B, least_B, most_B, numbers_B): prompts begin with BOS and end in the
-        last column, sources begin in the first."""
+    def _arrays(self, inputs, indices, shape, first: int):
+        """(ids_BS, lengths_B, least_B, most_B, numbers_B), the last for the draws' keys.
+
+        Sources begin in the first column; prompts begin with BOS and end in the last.
+        """
         rows, width = shape
         model = self._config.model
         ids_BS = np.full(shape, model.pad_id, np.int32)
@@ -138,7 +144,8 @@ class Generator:
             ids = [model.bos_id, *inputs[index]] if model.family == 'decoder' else inputs[index]
             at = width - len(ids) if model.family == 'decoder' else 0
             ids_BS[row, at:at + len(ids)] = ids
-            numbers_B4[row] = len(ids), *output_limits(self._config, len(inputs[index])), index
+            limits = output_limits(self._config, len(inputs[index]))
+            numbers_B4[row] = len(ids), *limits, first + index
         return ids_BS, *numbers_B4.T.copy()
 
     def _started(self, params, ids_BS, lengths_B, least_B, most_B, numbers_B):

@@ -19,20 +19,45 @@ class Prediction(NamedTuple):
 
 def encode_sources(texts: Sequence[str], config: Config, tokenizers: Tokenizers
                    ) -> list[list[int]]:
-    """Ids of each source, the end token last. Raises UserError for an empty or too long one."""
+    """Ids of each source, the end token last; a language model's prompts have none.
+
+    Raises UserError for an empty or too long one.
+    """
+    most, end = config.model.max_length, _end(config, tokenizers)
     encoded = []
     for number, text in enumerate(texts, start=1):
-        ids = tokenizers.source.encode(prepare_source(text, config.data))
-        ids.append(tokenizers.special.eos)
-        if len(ids) == 1:
+        ids = tokenizers.source.encode(prepare_source(text, config.data)) + end
+        if ids == end:
             raise UserError(f'input {number} is empty; give at least one token')
-        if len(ids) > config.model.max_length and config.data.too_long == 'cut':
-            ids[config.model.max_length - 1:] = [tokenizers.special.eos]
-        if len(ids) > config.model.max_length:
+        if len(ids) > most and config.data.too_long == 'cut':
+            ids[most - 1:] = end
+        if len(ids) > most:
             raise UserError(f'input {number} ({text[:40]!r}...) has {len(ids):,} tokens, end '
-                            f'included; the model takes {config.model.max_length}: shorten it')
+                            f'included; the model takes {most}: shorten it')
         encoded.append(ids)
     return encoded
+
+
+def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], config: Config,
+                   tokenizers: Tokenizers) -> list[list[int]]:
+    """Ids of each given output, the end token last, but for a language model's text.
+
+    Raises UserError for one that is too long, in a decoder together with its source.
+    """
+    tokenizer = tokenizers.source if config.data.objective == 'lm' else tokenizers.target
+    encoded = []
+    for number, (text, source) in enumerate(zip(texts, sources), start=1):
+        ids = tokenizer.encode(text) + _end(config, tokenizers)
+        length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)
+        if length > config.model.max_length or not ids:
+            raise UserError(f'output {number} ({text[:40]!r}...) has {length:,} tokens; the model '
+                            f'takes 1 to {config.model.max_length}: change it')
+        encoded.append(ids)
+    return encoded
+
+
+def _end(config: Config, tokenizers: Tokenizers) -> list[int]:
+    return [] if config.data.objective == 'lm' else [tokenizers.special.eos]
 
 
 def predict(sources: Sequence[Sequence[int]], tokenizers: Tokenizers, generator: Generator,
