@@ -74,7 +74,8 @@ def search(method: str, beam_size: int, ids: Ids, penalty: str, alpha, limits_B)
 def run(method, extend, reorder, cache, limits_B, T, config):
     """(ids_BKT, lengths_BK, scores_BK) of outputs that continue the begin token."""
     ones_B = jnp.ones_like(limits_B)
-    prompts = Prompts(config.model.bos_id * ones_B[:, None], ones_B, 0 * ones_B, limits_B)
+    prompts = Prompts(config.model.bos_id * ones_B[:, None], ones_B,
+                      config.decode.min_length * ones_B, limits_B)
     if method == 'beam':
         beams = Beams.start(prompts, T, cache, config)
         return beams.write(extend, reorder, T, config).outputs()
@@ -211,6 +212,70 @@ def test_each_example_has_a_limit_of_its_own():
         for outputs, limit in zip(found, LIMITS_B):
             assert bool(outputs) == (limit > 0)
             assert all(len(tokens) <= limit for tokens, _ in outputs)
+
+
+# ---- beams with changed probabilities, and in groups ----
+
+def beams_of(ids: Ids, beam_size: int, **decode):
+    """[example][k] -> (tokens, score), with any other options of decoding."""
+    @jax.jit
+    def searched(limits_B):
+        config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos),
+                        decode=DecodeConfig(beam_size=beam_size, **decode))
+        cache = {'number': jnp.zeros(B * beam_size, jnp.int32),
+                 'example': jnp.repeat(jnp.arange(B), beam_size)}
+        return run('beam', functools.partial(extend, ids.V), reorder, cache, limits_B, T, config)
+    ids_BKT, lengths_BK, scores_BK = jax.device_get(searched(LIMITS_B))
+    return [[(tuple(ids_BKT[b, k, :length].tolist()), float(scores_BK[b, k]))
+             for k, length in enumerate(lengths_BK[b]) if length] for b in range(B)]
+
+
+@pytest.mark.parametrize('options', [{'min_length': 3}, {'no_repeat_ngram': 2},
+                                     {'no_repeat_ngram': 1, 'min_length': 2}])
+def test_a_wide_beam_finds_every_output_that_is_allowed(options):
+    def allowed(tokens):
+        n = options.get('no_repeat_ngram', 9)
+        text = [token for token in (OWN.bos, *tokens) if token != OWN.eos]
+        grams = list(zip(*(text[i:] for i in range(n))))
+        early = OWN.eos in tokens and len(tokens) < options.get('min_length', 0)
+        return len(set(grams)) == len(grams) and not early
+    for b, found in enumerate(beams_of(OWN, 40, **options)):
+        every = [tokens for tokens in all_outputs(b, OWN) if allowed(tokens)]
+        assert 0 < len(every) < 31 or LIMITS_B[b] < 3
+        assert_same(found, sorted(((tokens, score(b, OWN, tokens, 'gnmt', 0.6))
+                                   for tokens in every), key=lambda pair: -pair[1]))
+
+
+def plain_diverse_beam_search(b: int, k: int, groups: int, diversity: float, ids: Ids):
+    """From the docstring of `Beams`, for one example: `groups` beams of k hypotheses."""
+    alive = [[((), 0.0)] for _ in range(groups)]
+    complete = [[] for _ in range(groups)]
+    for length in range(1, LIMITS_B[b] + 1):
+        taken = []
+        for g in range(groups):
+            if len(complete[g]) == k:
+                continue
+            best = sorted((((*prefix, token), total + log_p(b, ids, prefix, token))
+                           for prefix, total in alive[g] for token in ids.emitted),
+                          key=lambda pair: diversity * taken.count(pair[0][-1]) - pair[1])
+            complete[g] += [pair for pair in best[:k] if pair[0][-1] == ids.eos]
+            alive[g] = [pair for pair in best if pair[0][-1] != ids.eos][:k]
+            taken = taken + [prefix[-1] for prefix, _ in alive[g]]
+            if length == LIMITS_B[b]:
+                complete[g] += alive[g]
+            complete[g].sort(key=lambda pair: -penalised(*pair, 'gnmt', 0.6))
+            del complete[g][k:]
+    return sorted(((tokens, penalised(tokens, total, 'gnmt', 0.6))
+                   for group in complete for tokens, total in group), key=lambda pair: -pair[1])
+
+
+@pytest.mark.parametrize(('k', 'groups', 'diversity'), [(1, 2, 0.7), (2, 2, 1.5), (1, 4, 5.0)])
+@pytest.mark.parametrize('ids', [OWN, SHARED['T5, pad begins']])
+def test_a_diverse_beam_is_the_plain_one(k, groups, diversity, ids):
+    found = beams_of(ids, k * groups, beam_groups=groups, diversity=diversity)
+    for b in range(B):
+        assert_same(found[b], plain_diverse_beam_search(b, k, groups, diversity, ids))
+    assert found != beams_of(ids, k * groups)
 
 
 def test_length_penalties_by_hand():

@@ -254,15 +254,18 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int,
                       ) -> Iterator[tuple[list[int], tuple[int, int]]]:
     """(indices, (rows, S)): S and rows powers of two, rows · slots(S) ≤ batch_tokens if rows > 1.
 
-    The longest come first, so that a batch too big for the memory fails at once.
+    S is the least that holds an input, LEAST_WIDTH or more. The longest come first, so that a
+    batch too big for the memory fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
         S = _power_of_two(lengths[order[0]], least=LEAST_WIDTH)
         rows = 1 << max(batch_tokens // slots(S), 1).bit_length() - 1
         rows = min(rows, _power_of_two(len(lengths)))
-        yield order[:rows], (rows, S)
-        order = order[rows:]
+        shorter = S // 2 if S > LEAST_WIDTH else -1
+        batch = [i for i in order[:rows] if lengths[i] > shorter]
+        yield batch, (rows, S)
+        order = order[len(batch):]
 
 
 def _power_of_two(value: int, least: int = 1) -> int:
