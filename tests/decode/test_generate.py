@@ -9,7 +9,7 @@ import pytest
 
 from xformer.compiled import Compilations
 from xformer.config import Config, override
-from xformer.decode.generate import Generator, batches_by_length, output_limits
+from xformer.decode.generate import Draft, Generator, batches_by_length, output_limits
 from xformer.decode.search import length_penalty
 from xformer.models import build, init_params
 
@@ -150,6 +150,26 @@ def test_an_output_is_limited_by_its_own_source_not_by_the_longest_beside_it():
     assert [output.ids for [output] in outputs] == [[5] * 51, [5] * 54, [5] * 60]
 
 
+@pytest.mark.parametrize('scheme', ['sinusoidal', 'learned', 'rotary', 'alibi', 'relative', 'none'])
+def test_drafted_is_greedy(scheme):
+    decoder = Decoder({'decode.beam_size': 1, 'model.positions': scheme})
+    other = jax.tree.map(lambda leaf: 1.2 * leaf, decoder.params)
+    generate = Generator(decoder.model, decoder.config, decoder.params, decoder.compilations,
+                         draft=Draft(decoder.model, other, 2))
+    assert_same(generate(SOURCES[:8]), decoder.generate(SOURCES[:8]))
+    assert 0 < generate.kept < generate.drafted
+
+
+def test_batching_changes_no_sample():
+    decoder = Decoder({'decode.beam_size': 1, 'decode.strategy': 'sample', 'decode.top_k': 5})
+    found = decoder.generate(SOURCES[:8])
+    halves = Generator(decoder.model, decoder.config, decoder.params, decoder.compilations,
+                       batch_tokens=64)
+    assert_same(halves(SOURCES[:8]), found)
+    greedy = Decoder({'decode.beam_size': 1}).generate(SOURCES[:8])
+    assert [best[0].ids for best in found] != [best[0].ids for best in greedy]
+
+
 @pytest.mark.parametrize('batch_tokens', [1, 64, 1000])
 def test_batches_hold_every_source_once_in_shapes_of_powers_of_two(batch_tokens):
     choose = random.Random(3)
@@ -162,4 +182,5 @@ def test_batches_hold_every_source_once_in_shapes_of_powers_of_two(batch_tokens)
         for indices, (rows, S) in batches:
             assert rows & (rows - 1) == 0 and S & (S - 1) == 0
             assert 1 <= len(indices) <= rows and max(lengths[i] for i in indices) <= S
+            assert S == 16 or min(lengths[i] for i in indices) > S / 2
             assert rows == 1 or rows * S <= batch_tokens

@@ -42,16 +42,18 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
                    tokenizers: Tokenizers) -> list[list[int]]:
     """Ids of each given output, the end token last, but for a language model's text.
 
-    Raises UserError for one that is too long, in a decoder together with its source.
+    Raises UserError for an empty text, and for an output too long, in a decoder with its source.
     """
     tokenizer = tokenizers.source if config.data.objective == 'lm' else tokenizers.target
     encoded = []
     for number, (text, source) in enumerate(zip(texts, sources), start=1):
         ids = tokenizer.encode(text) + _end(config, tokenizers)
         length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)
-        if length > config.model.max_length or not ids:
-            raise UserError(f'output {number} ({text[:40]!r}...) has {length:,} tokens; the model '
-                            f'takes 1 to {config.model.max_length}: change it')
+        if not ids:
+            raise UserError(f'input {number} is empty; give at least one token')
+        if length > config.model.max_length:
+            raise UserError(f'output {number} ({text[:40]!r}...) makes {length:,} tokens; the '
+                            f'model takes {config.model.max_length}: shorten it')
         encoded.append(ids)
     return encoded
 
