@@ -92,8 +92,11 @@ class Generator:
     def stream(self, ids: Sequence[int], number: int = 0) -> Iterator[Output]:
         """The output of one input as it grows, after each token.
 
-        Draws are those for input `number` of a call. Raises UserError as a call does.
+        Draws are those for input `number` of a call. Raises UserError as a call does, ValueError
+        where there is more than one output to show.
         """
+        if self._hypotheses > 1:
+            raise ValueError(f'{self._hypotheses} hypotheses do not grow one by one')
         [(indices, shape)] = self._batches([ids])
         for [[output]] in self._growing([ids], indices, shape, 1, number):
             yield output
