@@ -145,10 +145,10 @@ def _read_pairs(path: str) -> list[tuple[str, str]]:
 
 
 def _pair(text: str, where: str) -> tuple[str, str]:
-    if text.count('\t') != 1:
-        raise UserError(f'{where} has {text.count(chr(9))} tabs; it must be source<TAB>target')
-    source, target = text.split('\t')
-    return source, target
+    sides = text.split('\t')
+    if len(sides) != 2:
+        raise UserError(f'{where} has {len(sides) - 1} tabs; it must be source<TAB>target')
+    return sides[0], sides[1]
 
 
 class _Writer:

@@ -101,7 +101,8 @@ def assert_same(found, expected):
     assert [[output.ids for output in best] for best in found] == [
         [output.ids for output in best] for best in expected]
     np.testing.assert_allclose([output.score for best in found for output in best],
-                               [output.score for best in expected for output in best], atol=1e-5)
+                               [output.score for best in expected for output in best],
+                               rtol=1e-5, atol=1e-5)
 
 
 def assert_scored(setting, prompts, found):
@@ -111,7 +112,7 @@ def assert_scored(setting, prompts, found):
             log_p_TV = log_softmax(setting.logits([*prompt, *ids]))
             total = sum(log_p_TV[len(prompt) + t, token] for t, token in enumerate(ids))
             penalty = length_penalty(len(ids), setting.config.decode)
-            assert score == pytest.approx(total / penalty, abs=1e-5)
+            assert score == pytest.approx(total / penalty, rel=1e-5, abs=1e-5)
 
 
 def test_each_token_is_the_most_probable_one_without_cache_or_batch(setting):

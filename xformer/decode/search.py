@@ -29,6 +29,7 @@ class Prompts(NamedTuple):
     most_B: jax.Array  # most; 0 in rows that only fill up the batch
 
     def repeated(self, times: int) -> 'Prompts':
+        """Each example that many times, one below the other."""
         return Prompts(*(jnp.repeat(each, times, axis=0) for each in self))
 
 
