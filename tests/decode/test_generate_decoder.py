@@ -16,7 +16,7 @@ from xformer.models import build, init_params
 
 V, NEW = 14, 6
 CONFIG = override(Config(), {
-    'model.family': 'decoder', 'model.num_encoder_layers': 0, 'model.num_decoder_layers': 2,
+    'model.family': 'decoder', 'model.num_encoder_layers': 0, 'model.num_decoder_layers': 1,
     'model.d_model': 16, 'model.num_heads': 2, 'model.d_ff': 24, 'model.vocab_size': V,
     'model.max_length': 40, 'model.norm_position': 'pre', 'model.layers': 'unroll',
     'model.tie_embeddings': 'none', 'model.pad_id': 0, 'model.bos_id': 1, 'model.eos_id': 2,
@@ -90,7 +90,7 @@ def setting(request):
 
 @pytest.fixture(scope='module')
 def rotary():
-    return Setting({'model.positions': 'rotary'})
+    return Setting({'model.positions': 'rotary', 'model.num_decoder_layers': 2})
 
 
 def log_softmax(logits):
