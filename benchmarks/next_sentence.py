@@ -3,7 +3,7 @@
     python -m benchmarks.next_sentence --config=bert_mini_pretrain
 
 Prints its accuracy on the dev split, on pairs drawn as the experiment draws them: the floor that a
-pre-trained model's nsp_accuracy has to be seen against. Needs scikit-learn (extra `parity`).
+pre-trained model's nsp_accuracy has to be seen against.
 """
 
 import numpy as np

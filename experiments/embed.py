@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
 
     run, compilations = reading.open_model(values, config)
     from xformer.evaluate.embeddings import embed
-    from xformer.evaluate.split import encode_sources
-    rows, queries = (encode_sources(each, config, run.tokenizers)
+    from xformer.evaluate.split import encode_texts
+    rows, queries = (encode_texts(each, config, run.tokenizers)
                      for each in (texts, values.query))
     reading.tell_unknown(rows + queries, run.tokenizers.special)
     with counting('embedding', len(rows) + len(queries)) as progress:

@@ -4,8 +4,14 @@
     python -m experiments.generate --model=runs/g2p_quickstart --input=words.txt --output=out.txt
     cat words.txt | python -m experiments.generate --model=runs/g2p_quickstart --input=- --json \\
         --num_outputs=3 --config.decode.beam_size=8
+    python -m experiments.generate --model=runs/lm_shakespeare_char --prompt=ROMEO: --stream \\
+        --config.decode.strategy=sample --config.decode.top_k=20
+    python -m experiments.generate --model=runs/lm --input=questions.txt --stop=. \\
+        --examples=solved.tsv --template='{source} = {target}' --config.decode.beam_size=1
+    python -m experiments.generate --model=runs/g2p_quickstart --score --input=pairs.tsv
 
-One line of input is one source; outputs keep the order of the inputs.
+One line of input is one source, or for a language model one prompt; outputs keep their order. How
+they are searched for or drawn is --config.decode.*.
 """
 
 import json
@@ -15,74 +21,268 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import UserError
+from xformer.config import Config, UserError, read_config
 from xformer.console import counting, say
+
+SAME_IN_CONFIG = ('max_length', 'max_new_tokens', 'min_length', 'seed')
 
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
-    flags.DEFINE_multi_string('prompt', [], 'a source text; may be given several times',
-                              flag_values=values)
-    flags.DEFINE_string('input', None, 'file with one source a line, - for standard input',
-                        flag_values=values)
-    flags.DEFINE_string('output', '-', 'file to write, - for standard output',
-                        flag_values=values)
+    reading.define_texts(values, 'a source text or prompt')
+    reading.define_output(values)
     flags.DEFINE_boolean('json', False, 'write JSON lines {"source", "outputs": [{"text", '
                          '"score"}]} instead of text', flag_values=values)
-    flags.DEFINE_integer('num_outputs', 1, 'outputs of each source, best first; at most '
-                         'decode.beam_size', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('num_outputs', 1, 'outputs of each source, best first: of a beam at most '
+                         'decode.beam_size, or samples', lower_bound=1, flag_values=values)
+    for name in SAME_IN_CONFIG:
+        flags.DEFINE_integer(name, None, f'short for --config.decode.{name}', flag_values=values)
+    flags.DEFINE_multi_string('stop', [], 'an output ends before this text; may be given several '
+                              'times', flag_values=values)
+    flags.DEFINE_string('template', None, "a language model's prompt, as '{source} = {target}': "
+                        'each input is the source, the output is the target, to the end of the '
+                        'line', flag_values=values)
+    flags.DEFINE_string('examples', None, 'file with source<TAB>target lines, shown in the '
+                        'template before each input (few-shot)', flag_values=values)
+    flags.DEFINE_boolean('stream', False, 'show the output of one --prompt as it is written',
+                         flag_values=values)
+    flags.DEFINE_boolean('interactive', False, 'ask for prompts and show the output of each as it '
+                         'is written', flag_values=values)
+    flags.DEFINE_string('draft', None, 'run folder of a smaller model that drafts greedy outputs '
+                        '(speculative decoding: same outputs, sooner)', flag_values=values)
+    flags.DEFINE_integer('draft_tokens', 4, 'tokens drafted at once', lower_bound=1,
+                         flag_values=values)
+    flags.DEFINE_boolean('score', False, 'write log p (in nats) of given outputs instead: inputs '
+                         'are source<TAB>target, or texts of a language model', flag_values=values)
 
 
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=('decode',))
-    if bool(values.prompt) == bool(values.input):
-        raise UserError('give either --prompt=TEXT or --input=FILE (- for standard input)')
+    for name in SAME_IN_CONFIG:
+        same = values[f'config.decode.{name}']
+        if values[name].present and same.present:
+            raise UserError(f'give either --{name} or --config.decode.{name}, not both')
+        if values[name].present:
+            same.value = str(values[name].value)
     config = reading.config_of(values)
-    if config.model.family != 'seq2seq':
-        raise UserError(f'--model={values.model} is a model of model.family='
-                        f'{config.model.family}, which writes no outputs for sources; give one of '
-                        'seq2seq')
-    if values.num_outputs > config.decode.beam_size:
-        raise UserError(f'--num_outputs={values.num_outputs} is more than decode.beam_size='
-                        f'{config.decode.beam_size}; set --config.decode.beam_size too')
-    output = Path(values.output)
-    if values.output != '-' and output.exists():
-        raise UserError(f'--output={output} exists; remove it or choose another name')
-    if not output.parent.is_dir():
-        raise UserError(f'--output={output} is in a folder that does not exist; make it first')
-    texts = values.prompt or _read(values.input)
+    if config.model.family == 'encoder':
+        raise UserError(f'--model={values.model} is a model of model.family=encoder, which writes '
+                        'no outputs; give a decoder or one of seq2seq')
+    if values.interactive + bool(values.prompt) + bool(values.input) != 1:
+        raise UserError('give one of --prompt=TEXT, --input=FILE (- for standard input) and '
+                        '--interactive')
+    for holds, message in _checks(values, config):
+        if not holds:
+            raise UserError(message)
+    reading.check_output(values.output)
+    examples = _read_pairs(values.examples) if values.examples else []
+    texts = values.prompt or (reading.lines_of(values.input) if values.input else [])
 
-    run, compilations = reading.open_model(values, config)
-    from xformer.decode.generate import Generator
-    from xformer.evaluate.split import encode_sources, predict
-    generator = Generator(run.model, config, run.params, compilations)
-    sources = encode_sources(texts, config, run.tokenizers)
-    special = run.tokenizers.special
-    unknown = sum(ids.count(special.unk) for ids in sources)
-    if unknown and special.unk != special.eos:
-        say(f'tokens of the input that the model has never seen, read as unknown: {unknown:,}')
-    with counting('decoding', len(texts)) as progress:
-        best = predict(sources, run.tokenizers, generator, progress)
-    lines = ''.join(_line(source, outputs[:values.num_outputs], values.json) + '\n'
-                    for source, outputs in zip(texts, best))
-    if values.output == '-':
-        sys.stdout.write(lines)
+    if values.score:
+        lines = _scores(texts, values, config)
+    elif values.stream or values.interactive:
+        return _show(texts, examples, values, config)
     else:
-        output.write_text(lines, encoding='utf-8')
-        say(f'{len(texts):,} outputs: {output}')
+        lines = _outputs(texts, examples, values, config)
+    reading.write(values.output, lines, len(texts))
 
 
-def _read(path: str) -> list[str]:
-    from xformer.data.sources import read_lines
-    return [text for _, text in read_lines(Path('/dev/stdin' if path == '-' else path))]
+def _checks(values, config: Config):
+    """(what must hold, what is said where it does not) of flags that go with one another."""
+    decode = config.decode
+    sample = decode.strategy == 'sample'
+    one_by_one = sample or decode.beam_size == 1
+    yield (sample or values.num_outputs <= decode.beam_size,
+           f'--num_outputs={values.num_outputs} is more than decode.beam_size={decode.beam_size}; '
+           'set --config.decode.beam_size too')
+    for name in ('stop', 'template', 'stream', 'interactive'):
+        yield (one_by_one or not values[name].present,
+               f'--{name} is for outputs written one by one; set --config.decode.beam_size=1 or '
+               '--config.decode.strategy=sample')
+    shown = 'stream' if values.stream else 'interactive'
+    for name in ('output', 'json', 'num_outputs', 'input'):
+        yield (not (values.stream or values.interactive) or not values[name].present,
+               f'--{name} has no effect with --{shown}')
+    yield (not values.stream or len(values.prompt) == 1, '--stream takes one --prompt')
+    yield (not (values.template or values.examples) or config.data.objective == 'lm',
+           f'--template and --examples are for a language model (data.objective=lm), not '
+           f'data.objective={config.data.objective}')
+    yield (not values.examples or values.template,
+           "--examples needs a --template, as --template='{source} = {target}'")
+    yield (not values.template or all(values.template.count(part) == 1 for part in (
+        '{source}', '{target}')) and values.template.index('{source}')
+        < values.template.index('{target}'),
+           f'--template={values.template} must hold {{source}} and after it {{target}}, each once')
+    yield (not values.draft or not sample and decode.beam_size == 1,
+           '--draft is for greedy outputs; set --config.decode.beam_size=1')
+    yield (values.draft or not values['draft_tokens'].present,
+           '--draft_tokens has no effect without --draft')
+    for name in values:
+        yield (not (values.score and values[name].present) or name in (
+            'model', 'checkpoint', 'prompt', 'input', 'output', 'json', 'score'),
+            f'--{name} has no effect with --score')
 
 
-def _line(source: str, outputs: list, as_json: bool) -> str:
+def _read_pairs(path: str) -> list[tuple[str, str]]:
+    return [_pair(text, f'{path}:{number}') for number, text in enumerate(
+        reading.lines_of(path), start=1)]
+
+
+def _pair(text: str, where: str) -> tuple[str, str]:
+    sides = text.split('\t')
+    if len(sides) != 2:
+        raise UserError(f'{where} has {len(sides) - 1} tabs; it must be source<TAB>target')
+    return sides[0], sides[1]
+
+
+class _Writer:
+    """From texts to texts: prompts are made and encoded, outputs cut before the stop strings."""
+
+    def __init__(self, examples: list, values, config: Config):
+        draft_config = _draft_config(values, config) if values.draft else None
+        self._run, compilations = reading.open_model(values, config)
+        from xformer.decode.generate import Draft, Generator
+        draft = None
+        if draft_config:
+            from xformer.run import open_run
+            small = open_run(Path(values.draft), draft_config, 'best', say)
+            draft = Draft(small.model, small.params, values.draft_tokens)
+        self._config, self._examples, self._template = config, examples, values.template
+        self._stops = list(values.stop)
+        if values.template:
+            self._stops.append(values.template.split('{target}')[1] + '\n')
+        self._prompts: list[list[int]] = []
+        self.generator = Generator(self._run.model, config, self._run.params, compilations,
+                                   values.num_outputs, self._stopped if self._stops else None,
+                                   draft)
+
+    def write(self, texts: list[str]) -> list[list[tuple[str, float]]]:
+        """(text, score) of the outputs for each text, best first."""
+        self._encode(texts)
+        with counting('decoding', len(texts)) as progress:
+            found = self.generator(self._prompts, progress)
+        return [[(self._text(number, output.ids), output.score) for output in outputs]
+                for number, outputs in enumerate(found)]
+
+    def stream(self, text: str, number: int):
+        """What each token adds to the output; `number` tells draws for equal prompts apart."""
+        from xformer.decode.text import pieces
+        self._encode([text])
+        return pieces((self._text(0, output.ids)
+                       for output in self.generator.stream(self._prompts[0], number)),
+                      held_back=max(map(len, self._stops), default=1) - 1)
+
+    def _encode(self, texts: list[str]) -> None:
+        from xformer.decode.text import few_shot_prompt
+        from xformer.evaluate.split import encode_sources
+        if self._template:
+            texts = [few_shot_prompt(text, self._examples, self._template) for text in texts]
+        self._prompts = encode_sources(texts, self._config, self._run.tokenizers)
+        reading.tell_unknown(self._prompts, self._run.tokenizers.special)
+
+    def _whole_text(self, number: int, ids: list[int]) -> str:
+        from xformer.decode.text import output_text
+        return output_text(ids, self._prompts[number], self._config, self._run.tokenizers)
+
+    def _stopped(self, number: int, ids: list[int]) -> bool:
+        text = self._whole_text(number, ids)
+        return any(stop in text for stop in self._stops)
+
+    def _text(self, number: int, ids: list[int]) -> str:
+        from xformer.decode.text import before_stop
+        return before_stop(self._whole_text(number, ids), self._stops)
+
+
+def _draft_config(values, config: Config) -> Config:
+    """That of --draft. Raises UserError unless it can write for the model."""
+    from xformer.data.tokenizers import load_tokenizers
+    draft = read_config(Path(values.draft))
+    for name in ('model.family', 'data.objective'):
+        section, field = name.split('.')
+        theirs, ours = (getattr(getattr(each, section), field) for each in (draft, config))
+        if theirs != ours:
+            raise UserError(f'--draft={values.draft} has {name}={theirs}, the model {ours}; give '
+                            'one of the same')
+    theirs, ours = (load_tokenizers(Path(folder)) for folder in (values.draft, values.model))
+    if theirs.fingerprint != ours.fingerprint:
+        raise UserError(f'--draft={values.draft} has another tokenizer than --model={values.model};'
+                        ' give a model trained with the same')
+    if draft.model.max_length < config.model.max_length:
+        raise UserError(f'--draft={values.draft} takes model.max_length={draft.model.max_length} '
+                        f'tokens, fewer than the {config.model.max_length} of the model; give one '
+                        'that takes as many')
+    return draft
+
+
+def _outputs(texts: list[str], examples: list, values, config: Config) -> str:
+    writer = _Writer(examples, values, config)
+    lines = ''.join(_line(source, outputs, values.json) + '\n'
+                    for source, outputs in zip(texts, writer.write(texts)))
+    if values.draft:
+        say(_kept(writer.generator))
+    return lines
+
+
+def _kept(generator) -> str:
+    return (f'drafted tokens: {generator.drafted:,}, kept: {generator.kept:,} '
+            f'({generator.kept / max(generator.drafted, 1):.0%})')
+
+
+def _line(source: str, outputs: list[tuple[str, float]], as_json: bool) -> str:
     if as_json:
         return json.dumps({'source': source, 'outputs': [
-            {'text': text, 'score': round(output.score, 6)} for text, output in outputs]},
+            {'text': text, 'score': round(score, 6)} for text, score in outputs]},
             ensure_ascii=False)
     return '\t'.join(text for text, _ in outputs)
+
+
+def _show(texts: list[str], examples: list, values, config: Config) -> None:
+    """The outputs of --stream or --interactive, as they are written."""
+    writer = _Writer(examples, values, config)
+    for number, text in enumerate(texts or _asked()):
+        try:
+            for piece in writer.stream(text, number):
+                print(piece, end='', flush=True)
+            print()
+        except UserError as error:
+            if not values.interactive:
+                raise
+            say(str(error))
+    if values.draft:
+        say(_kept(writer.generator))
+
+
+def _asked():
+    """Lines of standard input, asked for if a person types them, until it ends."""
+    while True:
+        if sys.stdin.isatty():
+            print('> ', end='', file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line.removesuffix('\n')
+
+
+def _scores(texts: list[str], values, config: Config) -> str:
+    """A line for each given output: log p and the text, or JSON."""
+    lm = config.data.objective == 'lm'
+    given = [('', text) if lm else _pair(text, f'input {number}')
+             for number, text in enumerate(texts, start=1)]
+    run, compilations = reading.open_model(values, config)
+    from xformer.decode.likelihood import log_likelihoods
+    from xformer.evaluate.split import encode_outputs, encode_sources
+    sources = [[] for _ in given] if lm else encode_sources(
+        [source for source, _ in given], config, run.tokenizers)
+    targets = encode_outputs([target for _, target in given], sources, config, run.tokenizers)
+    with counting('scoring', len(given)) as progress:
+        found = log_likelihoods(run.model, config, run.params, compilations,
+                                list(zip(sources, targets)), progress)
+    if not values.json:
+        return ''.join(f'{value:.6f}\t{text}\n' for value, text in zip(found, texts))
+    return ''.join(json.dumps(
+        ({} if lm else {'source': source}) | {'text': text, 'log_p': round(value, 6),
+                                              'tokens': len(ids)}, ensure_ascii=False) + '\n'
+        for (source, text), value, ids in zip(given, found, targets))
 
 
 if __name__ == '__main__':

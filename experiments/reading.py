@@ -18,7 +18,11 @@ def define(values: flags.FlagValues) -> None:
 
 def config_of(values: flags.FlagValues) -> Config:
     """The run's configuration, with the --config.decode.* that were given."""
-    return cli.changed(read_config(Path(values.model)), values)
+    config = cli.changed(read_config(Path(values.model)), values)
+    if config.decode.strategy == 'sample' and values['config.decode.beam_size'].present:
+        raise UserError('--config.decode.beam_size has no effect with decode.strategy=sample; '
+                        'leave it out')
+    return config
 
 
 def open_model(values: flags.FlagValues, config: Config):

@@ -22,6 +22,7 @@ NSP = MLM | {'data.objective': 'mlm_nsp', 'model.pooler': True, 'model.num_segme
 SPANS, DENOISE = (TEXTS | {'data.objective': objective} for objective in ('spans', 'denoise'))
 NAMED = {'data.train': '', 'data.dataset': 'x', 'data.format': 'tsv'}
 
+SAMPLE = {'decode.strategy': 'sample'}
 SOUND = [
     PAIRS, PAIRS | DECODER, LM, MLM, NSP, SPANS, DENOISE,
     PAIRS | NAMED, LM | NAMED, NSP | NAMED, DENOISE | NAMED,
@@ -54,7 +55,14 @@ SOUND = [
     PAIRS | {'optim.schedule': 'constant', 'optim.warmup_steps': 10**9},
     PAIRS | {'optim.schedule': 'rsqrt', 'optim.optimizer': 'adafactor'},
     PAIRS | {'optim.weight_decay': 0.1}, PAIRS | {'optim.optimizer': 'adam', 'optim.beta1': 0.5},
-    PAIRS | {'train.accumulate': 4}, PAIRS | {'decode.max_length': 512},
+    PAIRS | {'train.accumulate': 4},
+    # decoding
+    PAIRS | {'decode.max_length': 512},
+    PAIRS | {'decode.max_new_tokens': 9, 'decode.min_length': 9},
+    PAIRS | {'decode.beam_size': 6, 'decode.beam_groups': 3, 'decode.diversity': 0.5},
+    LM | {'decode.strategy': 'sample', 'decode.temperature': 0.7, 'decode.top_k': 10,
+          'decode.top_p': 0.9, 'decode.min_p': 0.1, 'decode.seed': 1},
+    LM | {'decode.repetition_penalty': 1.2, 'decode.no_repeat_ngram': 3},
 ]
 
 
@@ -177,6 +185,22 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (PAIRS, {'train.accumulate': 3}, 'data.batch_multiple=8 is not divisible by '
      'train.accumulate=3; choose a multiple'),
     (PAIRS, {'decode.max_length': 513}, 'decode.max_length=513 is beyond the model.max_length=512'),
+    (LM, {'decode.max_new_tokens': 513}, 'decode.max_new_tokens=513 is beyond'),
+    (LM, {'decode.min_length': 513}, 'decode.min_length=513 is beyond'),
+    (LM, {'decode.max_length': 9, 'decode.max_new_tokens': 9}, 'both limit an output; set one'),
+    (LM, {'decode.max_length': 9, 'decode.min_length': 10}, 'decode.min_length=10 is above .* 9'),
+    (LM | SAMPLE, {'decode.temperature': 0.0}, 'decode.temperature must be above 0'),
+    (LM | SAMPLE, {'decode.top_p': 0.0}, 'decode.top_p must be above 0'),
+    (PAIRS, {'decode.repetition_penalty': 0.0}, 'decode.repetition_penalty must be above 0'),
+    (PAIRS, {'decode.temperature': 0.5}, 'decode.temperature has no effect .* it is for sample'),
+    (PAIRS, {'decode.top_k': 5}, 'decode.top_k has no effect with decode.strategy=beam'),
+    (PAIRS, {'decode.top_p': 0.5}, 'decode.top_p has no effect with decode.strategy=beam'),
+    (PAIRS, {'decode.min_p': 0.5}, 'decode.min_p has no effect with decode.strategy=beam'),
+    (PAIRS, {'decode.seed': 5}, 'decode.seed has no effect with decode.strategy=beam'),
+    (LM | SAMPLE, {'decode.beam_groups': 2}, 'decode.beam_groups has no effect'),
+    (PAIRS, {'decode.beam_groups': 3, 'decode.diversity': 1.0},
+     'decode.beam_size=4 is not divisible by decode.beam_groups=3'),
+    (PAIRS, {'decode.beam_groups': 2}, 'decode.beam_groups=2 and decode.diversity=0.0 do not go'),
 ]
 FIELD = re.compile(r'\b(?:model|data|optim|train|parallel|decode)\.[a-z]\w*')
 

@@ -8,6 +8,7 @@ from xformer.config import (
     SYMBOLS,
     Config,
     DataConfig,
+    DecodeConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
@@ -54,7 +55,7 @@ _RANGES = {  # name: (least, most, most is allowed)
         'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_length', 'data.vocab_size',
         'data.batch_tokens', 'data.batch_multiple', 'data.max_buckets', 'data.mean_span',
         'train.steps', 'train.accumulate', 'train.log_every', 'train.eval_every',
-        'train.save_every', 'train.keep_last', 'decode.beam_size')},
+        'train.save_every', 'train.keep_last', 'decode.beam_size', 'decode.beam_groups')},
     **{name: (0, _INFINITY, False) for name in (
         'model.num_encoder_layers', 'model.num_decoder_layers', 'model.num_kv_heads',
         'model.head_width', 'model.vocab_size', 'model.embedding_size', 'model.num_segments',
@@ -62,14 +63,17 @@ _RANGES = {  # name: (least, most, most is allowed)
         'data.per_label',
         'optim.peak_learning_rate', 'optim.noam_factor', 'optim.warmup_steps',
         'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon', 'train.seed',
-        'train.keep_best', 'train.patience', 'parallel.devices', 'decode.alpha',
-        'decode.max_length')},
+        'train.keep_best', 'train.patience', 'parallel.devices', 'decode.diversity', 'decode.alpha',
+        'decode.max_length', 'decode.max_new_tokens', 'decode.min_length',
+        'decode.repetition_penalty', 'decode.no_repeat_ngram', 'decode.temperature',
+        'decode.top_k', 'decode.seed')},
     **{name: (-1, _INFINITY, False) for name in ('model.pad_id', 'model.bos_id', 'model.eos_id')},
     **{name: (0, 1, False) for name in (
         'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
         'optim.beta2', 'optim.label_smoothing', 'data.min_fill', 'data.noise_rate')},
-    **{name: (0, 1, True) for name in ('optim.final_fraction', 'optim.decay_fraction',
-                                       'optim.layer_decay')},
+    **{name: (0, 1, True) for name in (
+        'optim.final_fraction', 'optim.decay_fraction', 'optim.layer_decay', 'decode.top_p',
+        'decode.min_p')},
 }
 
 
@@ -80,9 +84,7 @@ def _whole_checks(config: Config):
     yield (config.data.batch_multiple % config.train.accumulate == 0,
            f'data.batch_multiple={config.data.batch_multiple} is not divisible by '
            f'train.accumulate={config.train.accumulate}; choose a multiple')
-    yield (config.decode.max_length <= config.model.max_length,
-           f'decode.max_length={config.decode.max_length} is beyond the '
-           f'model.max_length={config.model.max_length} tokens that the model takes')
+    yield from _decode_checks(config.decode, config.model)
 
 
 def _model_checks(model: ModelConfig):
@@ -207,3 +209,30 @@ def _optim_checks(optim: OptimConfig, train: TrainConfig):
            or adam == (default.beta1, default.beta2, default.epsilon),
            'optim.beta1, optim.beta2 and optim.epsilon have no effect with '
            'optim.optimizer=adafactor')
+
+
+def _decode_checks(decode: DecodeConfig, model: ModelConfig):
+    default = DecodeConfig()
+    for name in ('max_length', 'max_new_tokens', 'min_length'):
+        yield (getattr(decode, name) <= model.max_length,
+               f'decode.{name}={getattr(decode, name)} is beyond the model.max_length='
+               f'{model.max_length} tokens that the model takes')
+    yield (not (decode.max_length and decode.max_new_tokens),
+           'decode.max_length and decode.max_new_tokens both limit an output; set one of them')
+    most = decode.max_length or decode.max_new_tokens
+    yield (not most or decode.min_length <= most,
+           f'decode.min_length={decode.min_length} is above the most tokens of an output, {most}')
+    for name in ('temperature', 'top_p', 'repetition_penalty'):
+        yield getattr(decode, name) > 0, f'decode.{name} must be above 0'
+    for name in ('temperature', 'top_k', 'top_p', 'min_p', 'seed'):
+        yield (decode.strategy == 'sample' or getattr(decode, name) == getattr(default, name),
+               f'decode.{name} has no effect with decode.strategy={decode.strategy}; it is for '
+               'sample')
+    yield (decode.strategy == 'beam' or decode.beam_groups == 1,
+           'decode.beam_groups has no effect with decode.strategy=sample')
+    yield (decode.beam_size % decode.beam_groups == 0 or decode.strategy == 'sample',
+           f'decode.beam_size={decode.beam_size} is not divisible by decode.beam_groups='
+           f'{decode.beam_groups}; choose a multiple')
+    yield ((decode.beam_groups > 1) == (decode.diversity > 0),
+           f'decode.beam_groups={decode.beam_groups} and decode.diversity={decode.diversity} do '
+           'not go together: diverse beam search needs groups above 1 and diversity above 0')

@@ -183,11 +183,30 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class DecodeConfig:
+    strategy: str = option('beam', 'keep the most probable prefixes, or draw tokens',
+                           ('beam', 'sample'))
     beam_size: int = option(4, 'hypotheses kept; 1 is greedy')
+    beam_groups: int = option(1, 'groups of hypotheses that avoid one another (diverse beam '
+                              'search); divides beam_size')
+    diversity: float = option(0.0, 'taken from the log p of a token for each hypothesis of an '
+                              'earlier group that takes it, for beam_groups above 1')
     length_penalty: str = option('gnmt', 'score ÷ ((5+n)/6)^alpha or ÷ n^alpha',
                                  ('gnmt', 'length'))
     alpha: float = option(0.6, 'strength of the length penalty')
-    max_length: int = option(0, 'longest output in tokens; 0 takes model.max_length')
+    max_length: int = option(0, 'most tokens of an output, in a decoder with its prompt; 0 takes '
+                             'what the model takes')
+    max_new_tokens: int = option(0, 'most tokens of an output without any prompt; 0 leaves it to '
+                                 'max_length')
+    min_length: int = option(0, 'fewest tokens of an output, end included; counted as max_length')
+    repetition_penalty: float = option(1.0, 'what logits of tokens in the text are divided by '
+                                       '(multiplied, below 0); 1 has no effect')
+    no_repeat_ngram: int = option(0, 'no n tokens in sequence come twice in a text; 0 allows all')
+    temperature: float = option(1.0, 'what log p is divided by, for sample')
+    top_k: int = option(0, 'draw from the k most probable tokens, for sample; 0 from all')
+    top_p: float = option(1.0, 'draw from the fewest tokens that hold this probability, for sample')
+    min_p: float = option(0.0, 'draw from tokens this probable or more, as a share of the most '
+                          'probable, for sample')
+    seed: int = option(0, 'of the draws, for sample')
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from xformer.compiled import Compilations
 from xformer.config import Config, override
-from xformer.decode.generate import Generator, batches_by_length, output_limit
+from xformer.decode.generate import Draft, Generator, batches_by_length, output_limits
 from xformer.decode.search import length_penalty
 from xformer.models import build, init_params
 
@@ -61,7 +61,8 @@ class Decoder:
         self.compilations = Compilations()
         self.model = build(self.config)
         self.params = random_params(self.model)
-        self.generate = Generator(self.model, self.config, self.params, self.compilations)
+        self.generate = Generator(self.model, self.config, self.params, self.compilations,
+                                  num_outputs=self.config.decode.beam_size)
 
 
 @pytest.fixture(scope='module', params=[1, 3], ids=['greedy', 'beam'])
@@ -113,7 +114,7 @@ def test_outputs_vary_keep_their_promises_and_score_what_the_model_itself_says(c
 def test_one_by_one_is_the_same_and_compiles_once_for_each_bucket(decoder, together):
     first = len(decoder.compilations.rows)
     assert_same([decoder.generate([ids])[0] for ids in SOURCES], together)
-    assert len(decoder.compilations.rows) - first == 2  # 50 prompts: lengths up to 16, up to 32
+    assert len(decoder.compilations.rows) - first == 3 * 2  # 50 sources: lengths to 16, to 32
 
 
 def test_the_order_of_the_sources_is_irrelevant_and_nothing_compiles_again(decoder, together):
@@ -133,9 +134,9 @@ def test_no_sources_give_no_outputs_and_progress_counts_all(decoder):
 
 def test_output_limits():
     free = override(CONFIG, {'decode.max_length': 0, 'model.max_length': 70})
-    assert output_limit(free, 10) == 60
-    np.testing.assert_array_equal(output_limit(free, np.array([1, 20, 21, 70])), [51, 70, 70, 70])
-    np.testing.assert_array_equal(output_limit(CONFIG, np.array([1, 39])), [6, 6])
+    assert [output_limits(free, n) for n in (1, 10, 20, 21, 70)] == [
+        (0, most) for most in (51, 60, 70, 70, 70)]
+    assert [output_limits(CONFIG, n) for n in (1, 39)] == [(0, 6), (0, 6)]
 
 
 def test_an_output_is_limited_by_its_own_source_not_by_the_longest_beside_it():
@@ -147,6 +148,26 @@ def test_an_output_is_limited_by_its_own_source_not_by_the_longest_beside_it():
     params['output']['bias'] = jnp.zeros(V).at[5].set(1.0)
     outputs = Generator(model, config, params, Compilations())([[7], [7] * 4, [7] * 16])
     assert [output.ids for [output] in outputs] == [[5] * 51, [5] * 54, [5] * 60]
+
+
+@pytest.mark.parametrize('scheme', ['sinusoidal', 'learned', 'rotary', 'alibi', 'relative', 'none'])
+def test_drafted_is_greedy(scheme):
+    decoder = Decoder({'decode.beam_size': 1, 'model.positions': scheme})
+    other = jax.tree.map(lambda leaf: 1.2 * leaf, decoder.params)
+    generate = Generator(decoder.model, decoder.config, decoder.params, decoder.compilations,
+                         draft=Draft(decoder.model, other, 2))
+    assert_same(generate(SOURCES[:8]), decoder.generate(SOURCES[:8]))
+    assert 0 < generate.kept < generate.drafted
+
+
+def test_batching_changes_no_sample():
+    decoder = Decoder({'decode.beam_size': 1, 'decode.strategy': 'sample', 'decode.top_k': 5})
+    found = decoder.generate(SOURCES[:8])
+    halves = Generator(decoder.model, decoder.config, decoder.params, decoder.compilations,
+                       batch_tokens=64)
+    assert_same(halves(SOURCES[:8]), found)
+    greedy = Decoder({'decode.beam_size': 1}).generate(SOURCES[:8])
+    assert [best[0].ids for best in found] != [best[0].ids for best in greedy]
 
 
 @pytest.mark.parametrize('batch_tokens', [1, 64, 1000])
@@ -161,4 +182,5 @@ def test_batches_hold_every_source_once_in_shapes_of_powers_of_two(batch_tokens)
         for indices, (rows, S) in batches:
             assert rows & (rows - 1) == 0 and S & (S - 1) == 0
             assert 1 <= len(indices) <= rows and max(lengths[i] for i in indices) <= S
+            assert S == 16 or min(lengths[i] for i in indices) > S / 2
             assert rows == 1 or rows * S <= batch_tokens

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from xformer.config import Config, DecodeConfig, ModelConfig
-from xformer.decode.search import beam_search, greedy, length_penalty
+from xformer.decode.search import Beams, Prompts, Rows, length_penalty
 
 T, B = 4, 8
 MOST = 5  # tokens in the largest vocabulary here
@@ -68,10 +68,21 @@ def search(method: str, beam_size: int, ids: Ids, penalty: str, alpha, limits_B)
         DecodeConfig(beam_size=beam_size, length_penalty=penalty, alpha=alpha)))
     cache = {'number': jnp.zeros(B * beam_size, jnp.int32),
              'example': jnp.repeat(jnp.arange(B), beam_size)}
-    step = functools.partial(extend, ids.V)
-    if method == 'greedy':
-        return greedy(step, cache, limits_B, T, config)
-    return beam_search(step, reorder, cache, limits_B, T, config)
+    return run(method, functools.partial(extend, ids.V), reorder, cache, limits_B, T, config)
+
+
+def run(method, extend, reorder, cache, limits_B, T, config):
+    """(ids_BKT, lengths_BK, scores_BK) of outputs that continue the begin token."""
+    ones_B = jnp.ones_like(limits_B)
+    prompts = Prompts(config.model.bos_id * ones_B[:, None], ones_B,
+                      config.decode.min_length * ones_B, limits_B)
+    if method == 'beam':
+        beams = Beams.start(prompts, T, cache, config)
+        return beams.write(extend, reorder, T, config).outputs()
+    rows = Rows.start(prompts, T, cache, config).write(extend, T, config)
+    ids_BT, lengths_B, log_p_BT = rows.outputs()
+    penalty_B = length_penalty(jnp.maximum(lengths_B, 1), config.decode)
+    return ids_BT[:, None], lengths_B[:, None], (log_p_BT.sum(-1) / penalty_B)[:, None]
 
 
 @functools.cache
@@ -189,8 +200,7 @@ def test_the_end_token_is_emitted_whatever_else_it_stands_for(method, beam_size,
     config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos),
                     decode=DecodeConfig(beam_size=beam_size, alpha=0.0))
     limits_B = jnp.array([3, 1])
-    found = greedy(certain, None, limits_B, 3, config) if method == 'greedy' else \
-        beam_search(certain, lambda cache, rows_R: cache, None, limits_B, 3, config)
+    found = run(method, certain, lambda cache, rows_R: cache, None, limits_B, 3, config)
     for ids_KT, lengths_K, scores_K in zip(*jax.device_get(found)):
         assert lengths_K[0] == 1 and ids_KT[0].tolist() == [ids.eos, ids.pad, ids.pad]
         assert scores_K[0] == pytest.approx(5 - math.log(math.exp(5) + ids.V - 1), rel=1e-5)
@@ -202,6 +212,70 @@ def test_each_example_has_a_limit_of_its_own():
         for outputs, limit in zip(found, LIMITS_B):
             assert bool(outputs) == (limit > 0)
             assert all(len(tokens) <= limit for tokens, _ in outputs)
+
+
+# ---- beams with changed probabilities, and in groups ----
+
+def beams_of(ids: Ids, beam_size: int, **decode):
+    """[example][k] -> (tokens, score), with any other options of decoding."""
+    @jax.jit
+    def searched(limits_B):
+        config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos),
+                        decode=DecodeConfig(beam_size=beam_size, **decode))
+        cache = {'number': jnp.zeros(B * beam_size, jnp.int32),
+                 'example': jnp.repeat(jnp.arange(B), beam_size)}
+        return run('beam', functools.partial(extend, ids.V), reorder, cache, limits_B, T, config)
+    ids_BKT, lengths_BK, scores_BK = jax.device_get(searched(LIMITS_B))
+    return [[(tuple(ids_BKT[b, k, :length].tolist()), float(scores_BK[b, k]))
+             for k, length in enumerate(lengths_BK[b]) if length] for b in range(B)]
+
+
+@pytest.mark.parametrize('options', [{'min_length': 3}, {'no_repeat_ngram': 2},
+                                     {'no_repeat_ngram': 1, 'min_length': 2}])
+def test_a_wide_beam_finds_every_output_that_is_allowed(options):
+    def allowed(tokens):
+        n = options.get('no_repeat_ngram', 9)
+        text = [token for token in (OWN.bos, *tokens) if token != OWN.eos]
+        grams = list(zip(*(text[i:] for i in range(n))))
+        early = OWN.eos in tokens and len(tokens) < options.get('min_length', 0)
+        return len(set(grams)) == len(grams) and not early
+    for b, found in enumerate(beams_of(OWN, 40, **options)):
+        every = [tokens for tokens in all_outputs(b, OWN) if allowed(tokens)]
+        assert 0 < len(every) < 31 or LIMITS_B[b] < 3
+        assert_same(found, sorted(((tokens, score(b, OWN, tokens, 'gnmt', 0.6))
+                                   for tokens in every), key=lambda pair: -pair[1]))
+
+
+def plain_diverse_beam_search(b: int, k: int, groups: int, diversity: float, ids: Ids):
+    """From the docstring of `Beams`, for one example: `groups` beams of k hypotheses."""
+    alive = [[((), 0.0)] for _ in range(groups)]
+    complete = [[] for _ in range(groups)]
+    for length in range(1, LIMITS_B[b] + 1):
+        taken = []
+        for g in range(groups):
+            if len(complete[g]) == k:
+                continue
+            best = sorted((((*prefix, token), total + log_p(b, ids, prefix, token))
+                           for prefix, total in alive[g] for token in ids.emitted),
+                          key=lambda pair: diversity * taken.count(pair[0][-1]) - pair[1])
+            complete[g] += [pair for pair in best[:k] if pair[0][-1] == ids.eos]
+            alive[g] = [pair for pair in best if pair[0][-1] != ids.eos][:k]
+            taken = taken + [prefix[-1] for prefix, _ in alive[g]]
+            if length == LIMITS_B[b]:
+                complete[g] += alive[g]
+            complete[g].sort(key=lambda pair: -penalised(*pair, 'gnmt', 0.6))
+            del complete[g][k:]
+    return sorted(((tokens, penalised(tokens, total, 'gnmt', 0.6))
+                   for group in complete for tokens, total in group), key=lambda pair: -pair[1])
+
+
+@pytest.mark.parametrize(('k', 'groups', 'diversity'), [(1, 2, 0.7), (2, 2, 1.5), (1, 4, 5.0)])
+@pytest.mark.parametrize('ids', [OWN, SHARED['T5, pad begins']])
+def test_a_diverse_beam_is_the_plain_one(k, groups, diversity, ids):
+    found = beams_of(ids, k * groups, beam_groups=groups, diversity=diversity)
+    for b in range(B):
+        assert_same(found[b], plain_diverse_beam_search(b, k, groups, diversity, ids))
+    assert found != beams_of(ids, k * groups)
 
 
 def test_length_penalties_by_hand():

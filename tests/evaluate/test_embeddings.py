@@ -21,7 +21,7 @@ from xformer.evaluate.embeddings import (
     purity,
     unit,
 )
-from xformer.evaluate.split import encode_sources
+from xformer.evaluate.split import encode_texts
 
 TEXTS = ['abc', 'hgfedcba hgfedcba abc', 'cab', 'abc', 'bad']
 RNG = np.random.default_rng(0)
@@ -29,7 +29,7 @@ RNG = np.random.default_rng(0)
 
 def embedded(one, texts, pool, **options):
     compilations = Compilations()
-    rows = encode_sources(texts, one.config, one.tokenizers)
+    rows = encode_texts(texts, one.config, one.tokenizers)
     found = embed(rows, one.model, one.config, one.params, pool, compilations, **options)
     return found, compilations
 
@@ -77,7 +77,7 @@ def test_every_text_of_a_batch_is_as_alone_by_hand(family, small):
                                            batch_tokens=32)
     assert done == [1, 3, 5] and len(compilations.rows) == 2
     look = jax.jit(functools.partial(one.model.apply, method='look'))
-    rows = encode_sources(TEXTS, one.config, one.tokenizers)
+    rows = encode_texts(TEXTS, one.config, one.tokenizers)
     np.testing.assert_allclose(embeddings_ND, [
         pooled_by_hand(features_by_hand(one, look, ids), 'last4') for ids in rows], atol=1e-5)
     assert len(np.unique(embeddings_ND.round(4), axis=0)) == len(set(TEXTS))
@@ -95,7 +95,7 @@ def test_what_padding_holds_never_counts(family, small):
 def test_a_text_too_long_is_named_or_cut(small):
     one = small('encoder')
     cut = override(one.config, {'data.too_long': 'cut'})
-    [ids] = encode_sources(['abcd' * 9], cut, one.tokenizers)
+    [ids] = encode_texts(['abcd' * 9], cut, one.tokenizers)
     special = one.tokenizers.special
     assert ids == [special.bos, *one.tokenizers.source.encode('abcd' * 9)[:22], special.eos]
     with pytest.raises(UserError, match='input 2 .*27 tokens.*takes 24'):

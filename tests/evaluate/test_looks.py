@@ -9,7 +9,7 @@ import pytest
 from xformer.compiled import Compilations
 from xformer.config import UserError
 from xformer.evaluate.looks import Map, look_at
-from xformer.evaluate.split import encode_sources
+from xformer.evaluate.split import encode_texts
 
 TEXTS = ['abc', 'hgfedcba hgfedcba']
 TARGETS = ['A B', 'D C B A']
@@ -30,7 +30,7 @@ def looked(small):
                         compilations, done.append)
         assert done == [1, 2] and len(compilations.rows) == 2  # widths of 16 and 24
         inputs = []
-        for number, ids in enumerate(encode_sources(TEXTS, one.config, one.tokenizers)):
+        for number, ids in enumerate(encode_texts(TEXTS, one.config, one.tokenizers)):
             row = np.array([ids]), np.array([len(ids)])
             if family == 'seq2seq':
                 row += (np.array([[special.bos, *targets[number][:-1]]]),)

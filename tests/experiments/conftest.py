@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,25 @@ CONFIG = Config(
                       keep_last=3))
 '''
 
+LANGUAGE = '''"""Sums of two digits, a text of many lines."""
+from xformer.config import *
+
+CONFIG = Config(
+    model=ModelConfig(family='decoder', num_encoder_layers=0, num_decoder_layers=1, d_model=32,
+                      num_heads=2, d_ff=64, max_length=64, dropout=0.0, positions='rotary',
+                      layers='unroll'),
+    data=DataConfig(objective='lm', train={train!r}, dev={train!r}, test={train!r}, format='text',
+                    batch_tokens=512),
+    optim=OptimConfig(schedule='constant', peak_learning_rate=1e-2, warmup_steps=5),
+    train=TrainConfig(steps={steps}, log_every=20, eval_every=40, save_every=40))
+'''
+
+
+def sums() -> str:
+    """'3+4=7' and its like, all hundred of them, ten times in different orders."""
+    lines = [f'{a}+{b}={a + b}\n' for a in range(10) for b in range(10)]
+    return ''.join(''.join(random.Random(i).sample(lines, 100)) for i in range(10))
+
 
 def pairs() -> list[tuple[str, str]]:
     """'abd' -> 'A0 B1 D0', and for each fifth word a second way, 'D0 B0 A0'."""
@@ -50,8 +70,10 @@ def shared(tmp_path_factory) -> Path:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'experiments'
     folder.mkdir(exist_ok=True)
-    for name, text in {'pairs.tsv': tsv(pairs()), 'tiny.py': CONFIG.format(
-            train=str(folder / 'pairs.tsv'), steps=STEPS)}.items():
+    for name, text in {
+            'pairs.tsv': tsv(pairs()), 'sums.txt': sums(),
+            'tiny.py': CONFIG.format(train=str(folder / 'pairs.tsv'), steps=STEPS),
+            'language.py': LANGUAGE.format(train=str(folder / 'sums.txt'), steps=80)}.items():
         temporary = folder / f'{name}.{os.getpid()}'
         temporary.write_text(text)
         temporary.replace(folder / name)
@@ -106,17 +128,25 @@ def run(finish, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope='session')
 def trained(shared, finish) -> Path:
-    """What undisturbed training of tiny.py gives. Read it only; `mine` is a copy to change.
+    """What undisturbed training of tiny.py gives. Read it only; `mine` is a copy to change."""
+    return trained_once('tiny', 'trained', shared, finish)
 
-    Whichever worker comes first makes it, and fills the compile cache of all.
-    """
-    with open(shared / 'lock', 'w') as lock:
+
+@pytest.fixture(scope='session')
+def language_model(shared, finish) -> Path:
+    """A decoder that has read the sums. Read it only."""
+    return trained_once('language', 'language', shared, finish)
+
+
+def trained_once(experiment: str, name: str, shared: Path, finish) -> Path:
+    """Whichever worker comes first trains, and fills the compile cache of all."""
+    with open(shared / f'{name}.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / 'done').exists():
-            result = finish('train', '--config=tiny.py', '--workdir=trained', cwd=shared)
+        if not (shared / f'{name}.done').exists():
+            result = finish('train', f'--config={experiment}.py', f'--workdir={name}', cwd=shared)
             assert result.returncode == 0, result.stderr
-            (shared / 'done').touch()
-    return shared / 'trained'
+            (shared / f'{name}.done').touch()
+    return shared / name
 
 
 @pytest.fixture(scope='session')

@@ -54,7 +54,6 @@ def test_neighbours_begin_with_the_text_itself(embedded, texts):
 
 
 def test_labels_are_measured_against_neighbours_and_clusters(embedded, tmp_path):
-    pytest.importorskip('sklearn')
     path = tmp_path / 'labelled.tsv'
     path.write_text('x\tabc\nx\tabc\ny\thgfe\ny\thgfe\ny\tdead\n')
     [row], _ = embedded('encoder', f'--input={path}', '--labels', '--clusters=3',
@@ -114,15 +113,3 @@ def test_flags_are_answered_before_jax_with_one_sentence(arguments, untrained, r
     result = run('embed', *arguments.format(run=untrained('encoder')).split(), env=without_jax)
     assert (result.returncode, result.stdout) == (2, '')
     assert re.fullmatch(r'embed: [^\n]+\n', result.stderr)
-
-
-def test_clusters_without_scikit_learn_name_what_to_install(untrained, run, texts, without_jax,
-                                                            tmp_path):
-    hidden = {'PYTHONPATH': f'{tmp_path}:' + without_jax['PYTHONPATH']}
-    (tmp_path / 'sitecustomize.py').write_text(
-        'import importlib.util as util\n'
-        'found = util.find_spec\n'
-        "util.find_spec = lambda name, *rest: None if name == 'sklearn' else found(name, *rest)\n")
-    result = run('embed', f'--model={untrained("encoder")}', f'--input={texts}', '--clusters=2',
-                 '--output=e.npz', env=hidden)
-    assert result.returncode == 2 and 'xformer[cluster]' in result.stderr

@@ -1,11 +1,14 @@
 """Evaluation: the documented keys, rates that another scorer finds too, the same bytes again."""
 
+import dataclasses
 import functools
 import json
 import math
 from pathlib import Path
 
 import pytest
+
+from xformer.config import DecodeConfig
 
 
 @functools.cache
@@ -76,8 +79,7 @@ def test_a_split_is_measured_whole_and_the_same_again(evaluate, mine, contents, 
               if 'dev/loss' in row}
     assert result['checkpoint'] == f'step {min(losses, key=losses.get)}'
     assert result['scoring'] == {'score': 'errors', 'strip': '01'}
-    assert result['decode'] == {'beam_size': 4, 'length_penalty': 'gnmt', 'alpha': 0.6,
-                                'max_length': 0}
+    assert result['decode'] == dataclasses.asdict(DecodeConfig())
     for name, value in result['metrics'].items():
         assert f'  {name:<20} {value:7.2%}\n' in stdout
     assert 0 < result['metrics']['per'] < 1

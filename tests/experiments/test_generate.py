@@ -2,13 +2,16 @@
 
 import dataclasses
 import importlib
+import io
 import json
 import random
 
 import pytest
 from absl import flags
 
-from xformer.config import Config, leaves
+from experiments import cli
+from experiments import generate as command
+from xformer.config import Config, UserError, leaves, override, to_json
 
 WORDS = random.Random(0).choices(['ab', 'dcba', 'bad', 'cab', 'dd', 'abcdabc'], k=40)
 
@@ -81,6 +84,133 @@ def test_a_reader_that_has_seen_enough_is_no_error(start, trained, tmp_path):
         stderr = process.stderr.read()
     assert json.loads(first)['source'] == 'abcd'
     assert (process.returncode, stderr) == (0, '')
+
+
+# ---- the command called from here, which saves its start ----
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """call('--model=...', ..., text=standard input): what the command writes to stdout."""
+    monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args, text: str = '') -> str:
+        monkeypatch.setattr('sys.stdin', io.StringIO(text))
+        command.main(['generate', *map(str, args)])
+        call.stderr = (captured := capsys.readouterr()).err
+        return captured.out
+    return call
+
+
+GREEDY = '--config.decode.beam_size=1'
+SHORT = (GREEDY, '--max_new_tokens=8')
+
+
+def test_examples_are_shown_in_the_template_and_the_output_is_one_line(
+        call, language_model, tmp_path):
+    (tmp_path / 'solved.tsv').write_text('1+1\t2\n2+7\t9\n')
+    (tmp_path / 'sums.txt').write_text('3+4\n5+5\n')
+    found = call(f'--model={language_model}', '--input=sums.txt', '--examples=solved.tsv',
+                 '--template={source}={target}', '--json', *SHORT)
+    by_hand = call(f'--model={language_model}', '--prompt=1+1=2\n2+7=9\n3+4=',
+                   '--prompt=1+1=2\n2+7=9\n5+5=', '--stop=\n', '--json', *SHORT)
+    assert [json.loads(line)['source'] for line in found.splitlines()] == ['3+4', '5+5']
+    found, by_hand = ([json.loads(line)['outputs'] for line in lines.splitlines()]
+                      for lines in (found, by_hand))
+    assert found == by_hand
+    assert all(output['text'].isdigit() for [output] in found)
+
+
+def test_streamed_asked_for_and_drafted_outputs_are_the_plain_ones(call, language_model):
+    model = f'--model={language_model}'
+    prompts = ['3+4=', '1+0=1\n9+']
+    plain = [call(model, f'--prompt={prompt}', '--stop=\n', *SHORT) for prompt in prompts]
+    assert [call(model, f'--prompt={prompt}', '--stop=\n', '--stream', *SHORT)
+            for prompt in prompts] == plain
+    assert call(model, '--prompt=3+4=', '--stop=\n', f'--draft={language_model}',
+                '--draft_tokens=2', *SHORT) == plain[0]
+    assert 'drafted tokens: ' in call.stderr and '%)' in call.stderr
+    assert call(model, '--interactive', '--stop=\n', *SHORT, text='3+4=\n\n3+4=\n') == 2 * plain[0]
+    assert 'input 1 is empty' in call.stderr
+
+
+def test_samples_repeat_with_their_seed(call, language_model):
+    def samples(seed):
+        return call(f'--model={language_model}', '--prompt=3+4=7', '--num_outputs=3', '--json',
+                    '--config.decode.strategy=sample', '--max_new_tokens=6', f'--seed={seed}')
+    first = samples(1)
+    assert len({output['text'] for output in json.loads(first)['outputs']}) > 1
+    assert samples(1) == first != samples(2)
+
+
+def test_a_given_output_scores_what_it_scored_when_written(call, trained, tmp_path):
+    found = json.loads(call(f'--model={trained}', '--prompt=abdc', '--json', '--num_outputs=2',
+                            '--config.decode.alpha=0'))
+    pairs = ''.join(f'abdc\t{output["text"]}\n' for output in found['outputs'])
+    (tmp_path / 'pairs.tsv').write_text(pairs)
+    scored = call(f'--model={trained}', '--score', '--input=pairs.tsv').splitlines()
+    for output, line in zip(found['outputs'], scored, strict=True):
+        score, source, target = line.split('\t')
+        assert (source, target) == ('abdc', output['text'])
+        assert float(score) == pytest.approx(output['score'], abs=1e-4)
+
+
+def test_texts_of_a_language_model_are_scored_token_by_token(call, language_model):
+    model = f'--model={language_model}'
+    rows = [json.loads(line) for line in call(
+        model, '--score', '--json', '--prompt=3+4=7', '--prompt=3+4=', '--prompt=7').splitlines()]
+    assert [row['tokens'] for row in rows] == [5, 4, 1]
+    greedy = json.loads(call(model, '--prompt=3+4=', GREEDY, '--max_new_tokens=1', '--json',
+                             '--config.decode.alpha=0'))['outputs'][0]
+    added = json.loads(call(model, '--score', '--json', f'--prompt=3+4={greedy["text"]}'))['log_p']
+    assert added - rows[1]['log_p'] == pytest.approx(greedy['score'], abs=1e-4)
+
+
+REFUSED = {
+    'two ways in': ('--prompt=1 --interactive', '--interactive'),
+    'stop with a beam': ('--prompt=1 --stop=x', '--stop', 'decode.beam_size=1'),
+    'stream with a beam': ('--prompt=1 --stream', '--stream', 'decode.beam_size=1'),
+    'stream of two': (f'--prompt=1 --prompt=2 --stream {GREEDY}', '--stream', 'one --prompt'),
+    'stream as JSON': (f'--prompt=1 --stream --json {GREEDY}', '--json', '--stream'),
+    'template without target': (f'--prompt=1 --template={{source}} {GREEDY}', '{target}'),
+    'examples without template': (f'--prompt=1 --examples=x {GREEDY}', '--template'),
+    'missing examples': (f'--prompt=1 --examples=x --template={{source}}{{target}} {GREEDY}', 'x'),
+    'draft with a beam': ('--prompt=1 --draft=x', '--draft', 'decode.beam_size=1'),
+    'missing draft': (f'--prompt=1 --draft=nowhere {GREEDY}', 'nowhere'),
+    'size of no draft': ('--prompt=1 --draft_tokens=3', '--draft_tokens', '--draft'),
+    'options of scoring': (f'--prompt=1 --score {GREEDY}', '--config.decode.beam_size', '--score'),
+    'length twice': ('--prompt=1 --max_length=9 --config.decode.max_length=9', '--max_length'),
+    'beam of samples': (f'--prompt=1 --config.decode.strategy=sample {GREEDY}', 'beam_size'),
+    'filter of a beam': ('--prompt=1 --config.decode.top_k=3', 'decode.top_k', 'sample'),
+    'too many outputs': (f'--prompt=1 --num_outputs=2 {GREEDY}', '--num_outputs=2'),
+    'longer than the model': ('--prompt=1 --max_new_tokens=65', 'model.max_length=64'),
+    'prompt too long': (f'--prompt={"1" * 65}', '65 tokens', '64'),
+    'no room for new tokens': (f'--prompt={"1" * 60} --max_new_tokens=5', '60 tokens', '=5', '64'),
+    'empty prompt': ('--prompt=', 'empty'),
+    'empty text to score': ('--score --prompt=', 'empty'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED.values(), ids=REFUSED)
+def test_refused(case, call, language_model):
+    args, *words = case
+    with pytest.raises(UserError) as error:
+        call(f'--model={language_model}', *args.split())
+    assert all(word in str(error.value) for word in words) and '\n' not in str(error.value)
+
+
+def test_drafts_of_another_kind_are_refused(call, language_model, trained):
+    with pytest.raises(UserError, match='model.family=seq2seq, the model decoder'):
+        call(f'--model={language_model}', '--prompt=1', GREEDY, f'--draft={trained}')
+
+
+def test_an_encoder_writes_nothing(call, tmp_path):
+    config = override(Config(), {'model.family': 'encoder', 'model.num_decoder_layers': 0,
+                                 'data.objective': 'mlm', 'data.train': 'x', 'data.format': 'lines',
+                                 'optim.peak_learning_rate': 1.0, 'optim.warmup_steps': 1})
+    (tmp_path / 'config.json').write_text(to_json(config))
+    with pytest.raises(UserError, match='model.family=encoder, which writes no outputs'):
+        call('--model=.', '--prompt=1')
 
 
 @pytest.mark.parametrize('module, sections', [

@@ -10,13 +10,13 @@ import pytest
 from xformer.nn.masks import Mask
 
 B, T, S = 3, 4, 6
-LENGTHS = [6, 2, 0]
+STARTS, LENGTHS = [0, 1, 6], [6, 2, 0]
 QUERY_SEGMENTS = [[1, 1, 2, 2], [1, 2, 3, 0], [0, 0, 0, 0]]
 KEY_SEGMENTS = [[1, 1, 1, 2, 2, 0], [3, 2, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
 OFFSETS = {'none': 0, 'scalar': 2, 'each': [0, 3, 5]}
 
 
-def by_loops(causal, window, offsets, lengths, segments):
+def by_loops(causal, window, offsets, lengths, segments, starts=False):
     """mask_BTS, one query and one key at a time."""
     allowed_BTS = np.zeros((B, T, S), bool)
     for b, t, s in itertools.product(range(B), range(T), range(S)):
@@ -26,6 +26,8 @@ def by_loops(causal, window, offsets, lengths, segments):
             sees = False
         if window is not None and not -window < s - query < window:
             sees = False
+        if starts and s < STARTS[b]:
+            sees = False
         if lengths and s >= LENGTHS[b]:
             sees = False
         if segments and (KEY_SEGMENTS[b][s] == 0 or KEY_SEGMENTS[b][s] != QUERY_SEGMENTS[b][t]):
@@ -34,15 +36,17 @@ def by_loops(causal, window, offsets, lengths, segments):
     return allowed_BTS
 
 
-@pytest.mark.parametrize(('causal', 'window', 'offset', 'lengths', 'segments'), list(
-    itertools.product((False, True), (None, 1, 3), OFFSETS, (False, True), (False, True))))
-def test_every_combination_is_what_loops_say(causal, window, offset, lengths, segments):
+@pytest.mark.parametrize(('causal', 'window', 'offset', 'lengths', 'segments', 'starts'), list(
+    itertools.product((False, True), (None, 1, 3), OFFSETS, *[(False, True)] * 3)))
+def test_every_combination_is_what_loops_say(causal, window, offset, lengths, segments, starts):
     mask = Mask(causal=causal, window=window, offset=jnp.array(OFFSETS[offset]),
+                key_starts_B=jnp.array(STARTS) if starts else None,
                 key_lengths_B=jnp.array(LENGTHS) if lengths else None,
                 query_segments_BT=jnp.array(QUERY_SEGMENTS) if segments else None,
                 key_segments_BS=jnp.array(KEY_SEGMENTS) if segments else None)
     mask_BTS = mask.to_bool(T, S)
-    expected = by_loops(causal, window, np.broadcast_to(OFFSETS[offset], B), lengths, segments)
+    expected = by_loops(causal, window, np.broadcast_to(OFFSETS[offset], B), lengths, segments,
+                        starts)
     if mask_BTS is None:
         assert expected.all()
     else:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xformer.config import ModelConfig
-from xformer.nn.masks import Mask
+from xformer.nn.masks import Mask, row_positions
 from xformer.nn.positions import relative_buckets
 from xformer.nn.stack import Block, Stack, View
 
@@ -281,7 +281,8 @@ def test_cached_is_uncached_after_a_prefix_and_step_by_step(case):
         assert caches[0].k_BMKH.shape == (B, T + 2, config.num_kv_heads or config.num_heads,
                                           D // config.num_heads)
         for x_BTD in jnp.split(X_BTD, np.cumsum(split)[:-1], axis=1):
-            part, caches = extend(x_BTD, caches, position, MEMORY_MASK)
+            positions_1T = row_positions(x_BTD.shape[1], position)
+            part, caches = extend(x_BTD, caches, position, positions_1T, MEMORY_MASK)
             parts.append(part)
             position += x_BTD.shape[1]
         np.testing.assert_allclose(jnp.concatenate(parts, axis=1), expected_BTD, atol=1e-5)

@@ -1,18 +1,24 @@
-"""From token ids of sources to token ids of outputs, batched by length."""
+"""From token ids of sources or prompts to token ids of outputs, batched by length."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from xformer.compiled import Compilations
-from xformer.config import Config
-from xformer.decode.search import beam_search, greedy
-from xformer.models.seq2seq import Cache, Seq2Seq
+from xformer.config import Config, UserError
+from xformer.decode.search import Beams, Prompts, Rows, length_penalty
+from xformer.decode.speculative import Drafted
 
 EXTRA_LENGTH = 50  # longest output: source + 50 tokens (Vaswani et al. 2017, section 6.1)
+STRIDE = 16  # tokens written between looks at outputs that their text may end
+LEAST_WIDTH = 16  # of a bucket of inputs
+
+Complete = Callable[[int, list[int]], bool]  # (number of the input, ids of its output) -> ended
 
 
 class Output(NamedTuple):
@@ -20,90 +26,249 @@ class Output(NamedTuple):
     score: float  # log-probability ÷ length penalty
 
 
-def output_limit(config: Config, source_length):
-    """Most tokens an output may have, for a source of that many tokens (a number or an array)."""
-    most = config.decode.max_length or np.minimum(source_length + EXTRA_LENGTH,
-                                                  config.model.max_length)
-    return np.broadcast_to(most, np.shape(source_length))
+def output_limits(config: Config, length: int) -> tuple[int, int]:
+    """(fewest, most) tokens of an output for a source, or after a prompt, of that many tokens.
+
+    A decoder's lengths count the prompt, but not BOS. The most is below 1 where nothing fits.
+    """
+    decode, model = config.decode, config.model
+    if model.family == 'decoder':
+        room = (decode.max_length or model.max_length) - length
+        return max(decode.min_length - length, 0), decode.max_new_tokens or room
+    free = min(length + EXTRA_LENGTH, model.max_length)
+    return decode.min_length, decode.max_length or decode.max_new_tokens or free
 
 
-def search(model: Seq2Seq, config: Config, params, source_BS, source_lengths_B, limits_B,
-           max_length: int):
-    """(ids_BKT, lengths_BK, scores_BK) of the configured search; jit this over `params` on."""
-    beam_size = config.decode.beam_size
+class Draft(NamedTuple):
+    """A model that proposes tokens, `size` at a time: of the same family and vocabulary."""
 
-    def extend(ids_R1, cache):
-        return model.apply({'params': params}, ids_R1, cache, method='extend')
-
-    cache = model.apply({'params': params}, source_BS, source_lengths_B, beam_size, max_length,
-                        method='start')
-    if beam_size == 1:
-        return greedy(extend, cache, limits_B, max_length, config)
-    return beam_search(extend, _reorder, cache, limits_B, max_length, config)
+    model: nn.Module
+    params: dict
+    size: int
 
 
-def _reorder(cache: Cache, rows_R) -> Cache:
-    """The cache with row r a copy of row rows_R[r]; the memory is shared and stays."""
+class Generator:
+    """Writes outputs for any number of inputs with few compilations: shapes are powers of two.
+
+    For an encoder-decoder an input is a source, for a decoder what comes after BOS. Each gets
+    `num_outputs` outputs, best first: those of a beam, or samples. With a draft, greedy outputs
+    are written several tokens at a time, one input after another (`decode.speculative`). An
+    output also ends where `complete` says so, which no beam can.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, params, compilations: Compilations,
+                 num_outputs: int = 1, complete: Complete | None = None,
+                 draft: Draft | None = None, batch_tokens: int = 4096):
+        self._model, self._config, self._draft = model, config, draft
+        self._params = params, draft and draft.params
+        self._complete, self._num_outputs = complete, num_outputs
+        self._sampling = config.decode.strategy == 'sample'
+        self._hypotheses = num_outputs if self._sampling else config.decode.beam_size
+        self._beams = self._hypotheses > 1 and not self._sampling
+        if (complete or draft) and self._beams or draft and self._sampling:
+            raise ValueError('completion from outside and drafts are not for beams')
+        self._batch_tokens = 1 if draft else batch_tokens // self._hypotheses
+        self._begin = compilations.wrap('begin', jax.jit(self._started))
+        self._write = compilations.wrap('write', jax.jit(self._written, donate_argnums=1))
+        self._read = compilations.wrap('read', jax.jit(lambda state: state.outputs()))
+        self.drafted, self.kept = 0, 0  # tokens that the draft proposed, and of them used
+
+    def __call__(self, inputs: Sequence[Sequence[int]],
+                 progress: Callable[[int], None] = lambda done: None) -> list[list[Output]]:
+        """The outputs of each input (token ids, end token included), in the order given.
+
+        Raises UserError for a prompt that leaves no room for what is asked.
+        """
+        found: list[list[Output]] = [[] for _ in inputs]
+        done = 0
+        for indices, shape in self._batches(inputs):
+            *_, outputs = self._growing(inputs, indices, shape, STRIDE)
+            for index, best in zip(indices, outputs):
+                found[index] = best
+            done += len(indices)
+            progress(done)
+        return found
+
+    def stream(self, ids: Sequence[int], number: int = 0) -> Iterator[Output]:
+        """The output of one input as it grows, after each token.
+
+        Draws are those for input `number` of a call. Raises UserError as a call does, ValueError
+        where there is more than one output to show.
+        """
+        if self._hypotheses > 1:
+            raise ValueError(f'{self._hypotheses} hypotheses do not grow one by one')
+        [(indices, shape)] = self._batches([ids])
+        for [[output]] in self._growing([ids], indices, shape, 1, number):
+            yield output
+
+    def _batches(self, inputs):
+        decoder = self._config.model.family == 'decoder'
+        if decoder:
+            for number, ids in enumerate(inputs, start=1):
+                _check_room(self._config, len(ids), number)
+        return batches_by_length(
+            [len(ids) + decoder for ids in inputs], self._batch_tokens,
+            lambda width: width + decoder * self._most(width))
+
+    def _most(self, width: int) -> int:
+        """Most tokens of any output for inputs in a bucket of that width."""
+        decoder = self._config.model.family == 'decoder'
+        shortest = 1 if width == LEAST_WIDTH else width // 2
+        return max(output_limits(self._config, length)[1]
+                   for length in (shortest, width - decoder))
+
+    def _growing(self, inputs, indices: list[int], shape: tuple[int, int], stride: int,
+                 first: int = 0):
+        """The outputs of a batch, after every `stride` tokens if anyone looks, and at the end."""
+        state = self._begin(self._params, *self._arrays(inputs, indices, shape, first))
+        T = self._most(shape[1])
+        looked_at = self._complete or stride == 1
+        for until in range(stride, T + stride, stride) if looked_at else [T]:
+            state = self._write(self._params, state, np.int32(until))
+            outputs, done = self._outputs(state, indices)
+            yield outputs
+            if done.all():
+                break
+            state = state.replace(done=done)
+        if self._draft:
+            self.drafted += int(state.drafted)
+            self.kept += int(state.kept)
+
+    def _arrays(self, inputs, indices, shape, first: int):
+        """(ids_BS, lengths_B, least_B, most_B, numbers_B), the last for the draws' keys.
+
+        Sources begin in the first column; prompts begin with BOS and end in the last.
+        """
+        rows, width = shape
+        model = self._config.model
+        ids_BS = np.full(shape, model.pad_id, np.int32)
+        numbers_B4 = np.zeros((rows, 4), np.int32)
+        for row, index in enumerate(indices):
+            ids = [model.bos_id, *inputs[index]] if model.family == 'decoder' else inputs[index]
+            at = width - len(ids) if model.family == 'decoder' else 0
+            ids_BS[row, at:at + len(ids)] = ids
+            limits = output_limits(self._config, len(inputs[index]))
+            numbers_B4[row] = len(ids), *limits, first + index
+        return ids_BS, *numbers_B4.T.copy()
+
+    def _started(self, params, ids_BS, lengths_B, least_B, most_B, numbers_B):
+        """The state of a search in which nothing is written yet."""
+        K, T = self._hypotheses, self._most(ids_BS.shape[1])
+        own, drafts = params
+        spare = self._draft.size if self._draft else 0  # room to read drafts beyond the end
+        text_BP, text_lengths_B, cache = _read_inputs(
+            self._model, own, ids_BS, lengths_B, K, T + spare)
+        prompts = Prompts(text_BP, text_lengths_B, least_B, most_B)
+        if self._draft:
+            draft_cache = _read_inputs(
+                self._draft.model, drafts, ids_BS, lengths_B, K, T + spare)[-1]
+            return Drafted.start(prompts, T + spare, cache, draft_cache, self._config)
+        if self._beams:
+            return Beams.start(prompts, T, cache, self._config)
+        keys_R = None
+        if self._sampling:
+            seed = jax.random.key(self._config.decode.seed)
+            keys_R = jax.vmap(lambda number, k: jax.random.fold_in(
+                jax.random.fold_in(seed, number), k))(
+                jnp.repeat(numbers_B, K), jnp.tile(jnp.arange(K), len(numbers_B)))
+        return Rows.start(prompts.repeated(K), T, cache, self._config, keys_R)
+
+    def _written(self, params, state, until):
+        """The state once `until` tokens are written, or all outputs have ended."""
+        extend, draft = (None if each is None else partial(_extend, model, each) for model, each in
+                         zip((self._model, self._draft and self._draft.model), params))
+        if self._draft:
+            return state.write(extend, draft, self._draft.size, until, self._config)
+        if self._beams:
+            return state.write(extend, _reorder, until, self._config)
+        return state.write(extend, until, self._config)
+
+    def _outputs(self, state, indices: list[int]) -> tuple[list[list[Output]], np.ndarray]:
+        """The outputs of each input so far, and which rows of the state have ended."""
+        ids, lengths, scores = jax.device_get(self._read(state))
+        if self._beams:
+            return [[Output(ids[b, k, :length].tolist(), float(scores[b, k]))
+                     for k, length in enumerate(lengths[b, :self._num_outputs]) if length]
+                    for b in range(len(indices))], np.bool_(True)
+        ended = np.array(state.done)
+        found = []
+        for b, index in enumerate(indices):
+            rows = range(b * self._hypotheses, (b + 1) * self._hypotheses)
+            outputs = []
+            for row in rows:
+                n = self._completed(index, ids[row, :lengths[row]].tolist())
+                ended[row] |= n is not None
+                n = lengths[row] if n is None else n
+                score = scores[row, :n].sum() / length_penalty(max(n, 1), self._config.decode)
+                outputs.append(Output(ids[row, :n].tolist(), float(score)))
+            found.append(sorted(outputs, key=lambda output: -output.score))
+        return found, ended
+
+    def _completed(self, index: int, ids: list[int]) -> int | None:
+        """How many tokens make the output complete, if `complete` says that they do."""
+        if self._complete is None or not self._complete(index, ids):
+            return None
+        return next(n for n in range(1, len(ids) + 1) if self._complete(index, ids[:n]))
+
+
+def _read_inputs(model: nn.Module, params, ids_BS, lengths_B, K: int, T: int):
+    """(text_BP, lengths_B, cache): what outputs of up to T tokens continue, all but the last of it
+    in the cache, in which each example has K rows."""
+    apply = partial(model.apply, {'params': params})
+    B, S = ids_BS.shape
+    if model.config.family == 'seq2seq':
+        bos_B1 = jnp.full((B, 1), model.config.bos_id)
+        return bos_B1, jnp.ones(B, jnp.int32), apply(ids_BS, lengths_B, K, T, method='start')
+    cache = apply(B, S + T, S - lengths_B, method='start')
+    _, cache = apply(ids_BS[:, :-1], cache, method='extend')
+    every_K_times = partial(jnp.repeat, repeats=K, axis=0)
+    return ids_BS, lengths_B, cache.replace(layers=jax.tree.map(every_K_times, cache.layers),
+                                            starts_B=every_K_times(cache.starts_B))
+
+
+def _extend(model: nn.Module, params, ids_RT, cache):
+    return model.apply({'params': params}, ids_RT, cache, method='extend')
+
+
+def _reorder(cache, rows_R):
+    """The cache with row r a copy of row rows_R[r] of the same example; what rows of an example
+    share stays."""
     return cache.replace(layers=[
         layer.replace(k_BMKH=layer.k_BMKH[rows_R], v_BMKH=layer.v_BMKH[rows_R])
         for layer in cache.layers])
 
 
-class Generator:
-    """Decodes any number of sources with few compilations: shapes are powers of two."""
-
-    def __init__(self, model: Seq2Seq, config: Config, params, compilations: Compilations,
-                 batch_tokens: int = 4096):
-        self._config, self._params = config, params
-        self._source_tokens = batch_tokens // config.decode.beam_size
-        self._search = {}
-        self._make = lambda max_length: compilations.wrap('search', jax.jit(partial(
-            search, model, config, max_length=max_length)))
-
-    def __call__(self, sources: Sequence[Sequence[int]],
-                 progress: Callable[[int], None] = lambda done: None) -> list[list[Output]]:
-        """The n-best outputs of each source (token ids, end token included), in the order given."""
-        outputs: list[list[Output]] = [[] for _ in sources]
-        done = 0
-        for indices, shape in batches_by_length([len(ids) for ids in sources],
-                                                self._source_tokens):
-            for index, best in zip(indices, self._decode([sources[i] for i in indices], shape)):
-                outputs[index] = best
-            done += len(indices)
-            progress(done)
-        return outputs
-
-    def _decode(self, sources: list[Sequence[int]], shape: tuple[int, int]):
-        rows, S = shape
-        source_BS = np.full((rows, S), self._config.model.pad_id, np.int32)
-        lengths_B = np.zeros(rows, np.int32)
-        for row, ids in enumerate(sources):
-            source_BS[row, :len(ids)] = ids
-            lengths_B[row] = len(ids)
-        limits_B = np.where(lengths_B > 0, output_limit(self._config, lengths_B), 0)
-        max_length = int(output_limit(self._config, S))
-        if max_length not in self._search:
-            self._search[max_length] = self._make(max_length)
-        ids_BKT, lengths_BK, scores_BK = jax.device_get(self._search[max_length](
-            self._params, source_BS, lengths_B, limits_B.astype(np.int32)))
-        for row in range(len(sources)):
-            yield [Output(ids_BKT[row, k, :length].tolist(), float(scores_BK[row, k]))
-                   for k, length in enumerate(lengths_BK[row]) if length > 0]
+def _check_room(config: Config, length: int, number: int) -> None:
+    """Raises UserError where a prompt of that many tokens leaves no room for what is asked."""
+    decode, model = config.decode, config.model
+    if length + decode.max_new_tokens > model.max_length or length >= model.max_length:
+        more = f' and decode.max_new_tokens={decode.max_new_tokens} more' * bool(
+            decode.max_new_tokens)
+        raise UserError(f'input {number} has {length:,} tokens, for which{more} the '
+                        f'model.max_length={model.max_length} has no room: shorten it')
+    if decode.max_length and length >= decode.max_length:
+        raise UserError(f'input {number} has {length:,} tokens, which leaves nothing of '
+                        f'decode.max_length={decode.max_length} to write: it counts the prompt, '
+                        'decode.max_new_tokens does not')
 
 
-def batches_by_length(lengths: Sequence[int], batch_tokens: int
+def batches_by_length(lengths: Sequence[int], batch_tokens: int,
+                      slots: Callable[[int], int] = lambda S: S
                       ) -> Iterator[tuple[list[int], tuple[int, int]]]:
-    """(indices, (rows, S)) with S and rows powers of two, and rows·S ≤ batch_tokens if rows > 1.
+    """(indices, (rows, S)): S and rows powers of two, rows · slots(S) ≤ batch_tokens if rows > 1.
 
-    The longest come first, so that a batch too big for the memory fails at once.
+    S is the least that holds an input, LEAST_WIDTH or more. The longest come first, so that a
+    batch too big for the memory fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
-        S = _power_of_two(lengths[order[0]], least=16)
-        rows = 1 << max(batch_tokens // S, 1).bit_length() - 1
+        S = _power_of_two(lengths[order[0]], least=LEAST_WIDTH)
+        rows = 1 << max(batch_tokens // slots(S), 1).bit_length() - 1
         rows = min(rows, _power_of_two(len(lengths)))
-        yield order[:rows], (rows, S)
-        order = order[rows:]
+        shorter = S // 2 if S > LEAST_WIDTH else -1
+        batch = [i for i in order[:rows] if lengths[i] > shorter]
+        yield batch, (rows, S)
+        order = order[len(batch):]
 
 
 def _power_of_two(value: int, least: int = 1) -> int:

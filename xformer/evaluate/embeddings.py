@@ -37,7 +37,7 @@ def pooled(features_LBTD: jax.Array, first: int, lengths_B: jax.Array, pool: str
 def embed(rows: Sequence[Sequence[int]], model: nn.Module, config: Config, params, pool: str,
           compilations: Compilations, progress: Callable[[int], None] = lambda done: None,
           batch_tokens: int = 4096) -> np.ndarray:
-    """embeddings_ND, float32, of ids as `encode_sources` gives them; D is 4·d_model for last4.
+    """embeddings_ND, float32, of ids as `encode_texts` gives them; D is 4·d_model for last4.
 
     A layer's features are its hidden states through the final norm, where there is one; those of
     a seq2seq model are its encoder's. Special tokens count, but for BOS in a decoder, which is the

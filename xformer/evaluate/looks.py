@@ -13,7 +13,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
-from xformer.evaluate.split import encode_sources
+from xformer.evaluate.split import encode_texts
 
 TOP = 5  # tokens that the lens shows
 
@@ -72,10 +72,10 @@ def look_at(texts: Sequence[str], targets: Sequence[list[int]] | None, model: nn
     """The stacks of the model on each text alone, the encoder first.
 
     `targets` are the ids, EOS included, that go with the texts: given for a seq2seq model, which
-    reads them after BOS, and for no other. Raises UserError as `encode_sources`, and for a target
+    reads them after BOS, and for no other. Raises UserError as `encode_texts`, and for a target
     too long.
     """
-    rows = encode_sources(texts, config, tokenizers)
+    rows = encode_texts(texts, config, tokenizers)
     for number, ids in enumerate(targets or [], start=1):
         if len(ids) > config.model.max_length:
             raise UserError(f'the target of input {number} has {len(ids):,} tokens, end included; '

@@ -14,10 +14,15 @@ from xformer.nn.stack import LayerCache, Stack
 
 @struct.dataclass
 class Cache:
-    """Decoding state: one LayerCache per block, and the number of tokens seen so far."""
+    """Decoding state: one LayerCache per block, and the number of slots filled so far.
+
+    Row b's text begins in slot starts_B[b], so that texts of any lengths end together; None: all
+    begin in the first.
+    """
 
     layers: list[LayerCache]
     position: jax.Array
+    starts_B: jax.Array | None = None
 
 
 class Decoder(nn.Module):
@@ -61,19 +66,23 @@ class Decoder(nn.Module):
                                     look=look)
         return self._logits(x_BTD), looks
 
-    def start(self, batch: int, max_length: int) -> Cache:
-        """An empty cache with room for `max_length` tokens of `batch` rows."""
-        return Cache(self.decoder.start(batch, max_length), jnp.int32(0))
+    def start(self, batch: int, max_length: int, starts_B=None) -> Cache:
+        """An empty cache with room for `max_length` tokens of `batch` rows, padding included."""
+        return Cache(self.decoder.start(batch, max_length), jnp.int32(0), starts_B)
 
     def extend(self, inputs_BT, cache: Cache) -> tuple[jax.Array, Cache]:
         """logits_BTV after T more inputs, and the cache that holds them.
 
+        What goes to slots before a row's start is padding: its logits are noise, nothing sees it.
         Going past the cache's room would overwrite it: callers keep position + T ≤ max_length.
         """
-        positions_1T = row_positions(inputs_BT.shape[1], cache.position)
-        x_BTD = self.input_embedding(self.embedding, inputs_BT, positions_1T)
-        x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position)
-        return self._logits(x_BTD), Cache(layers, cache.position + inputs_BT.shape[1])
+        starts_B1 = 0 if cache.starts_B is None else cache.starts_B[:, None]
+        positions_BT = row_positions(inputs_BT.shape[1], cache.position - starts_B1)
+        x_BTD = self.input_embedding(self.embedding, inputs_BT, positions_BT)
+        x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position, positions_BT,
+                                            starts_B=cache.starts_B)
+        longer = cache.replace(layers=layers, position=cache.position + inputs_BT.shape[1])
+        return self._logits(x_BTD), longer
 
     def _logits(self, x_BTD) -> jax.Array:
         if self.config.tie_embeddings == 'none':

@@ -106,9 +106,9 @@ class Seq2Seq(nn.Module):
         One call takes a whole prefix (prefill) or a single token (a decoding step). Going past
         the cache's room would overwrite it: callers keep position + T ≤ max_length.
         """
-        x_BTD, _ = self._embed_target(inputs_BT, cache.position, None)
-        x_BTD, layers = self.decoder.extend(
-            x_BTD, cache.layers, cache.position, Mask(key_lengths_B=cache.source_lengths_C))
+        x_BTD, positions_1T = self._embed_target(inputs_BT, cache.position, None)
+        x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position, positions_1T,
+                                            Mask(key_lengths_B=cache.source_lengths_C))
         longer = cache.replace(layers=layers, position=cache.position + inputs_BT.shape[1])
         return self._logits(x_BTD), longer
 

@@ -26,7 +26,7 @@ class Mask:
     causal: no key after the query's own position.
     window: only keys fewer than `window` positions away (before it, if also causal).
     offset: position of the first query, for decoding: a scalar or one per example [B].
-    key_lengths_B: keys at or beyond the length are padding.
+    key_starts_B, key_lengths_B: keys before the start, at or beyond the length are padding.
     query_segments_BT, key_segments_BS: only keys of the query's own document. Documents packed
         into one row count from 1; 0 is padding and neither sees nor is seen.
     """
@@ -34,6 +34,7 @@ class Mask:
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
     offset: jax.Array | int = 0
+    key_starts_B: jax.Array | None = None
     key_lengths_B: jax.Array | None = None
     query_segments_BT: jax.Array | None = None
     key_segments_BS: jax.Array | None = None
@@ -57,6 +58,8 @@ class Mask:
             parts.append(key_11S <= query_BT1)
         if self.window is not None:
             parts.append(jnp.abs(query_BT1 - key_11S) < self.window)
+        if self.key_starts_B is not None:
+            parts.append(key_11S >= self.key_starts_B[:, None, None])
         if self.key_lengths_B is not None:
             parts.append(key_11S < self.key_lengths_B[:, None, None])
         if self.key_segments_BS is not None:

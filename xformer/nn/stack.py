@@ -13,7 +13,7 @@ from flax import struct
 
 from xformer.config import ModelConfig
 from xformer.nn.layers import Dropout, FeedForward, MultiHeadAttention, Norm
-from xformer.nn.masks import Mask, row_positions
+from xformer.nn.masks import Mask
 from xformer.nn.positions import NUM_BUCKETS, alibi_bias, distances, relative_buckets
 
 
@@ -218,11 +218,15 @@ class Stack(nn.Module):
         return [cache.replace(cross_k_CSKH=k, cross_v_CSKH=v)
                 for cache, (k, v) in zip(caches, memories)]
 
-    def extend(self, x_BTD, caches: list[LayerCache], position, memory_mask: Mask | None = None):
-        """The stack on T tokens that follow the cached ones: (x_BTD, longer caches)."""
-        positions_1T = row_positions(x_BTD.shape[1], position)
-        view = self._view(Mask(causal=True, offset=position), positions_1T,
-                          caches[0].k_BMKH.shape[1])
+    def extend(self, x_BTD, caches: list[LayerCache], position, positions_BT,
+               memory_mask: Mask | None = None, starts_B=None):
+        """The stack on T tokens that follow the cached ones: (x_BTD, longer caches).
+
+        They go to the caches' slots from `position` on; positions_BT are theirs in their texts,
+        which begin in slot starts_B.
+        """
+        mask = Mask(causal=True, offset=position, key_starts_B=starts_B)
+        view = self._view(mask, positions_BT, caches[0].k_BMKH.shape[1])
         longer = []
         for index, cache in enumerate(caches):
             x_BTD, cache = self._block().apply({'params': self._layer(index)}, x_BTD, cache,

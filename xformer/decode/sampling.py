@@ -1,0 +1,81 @@
+"""What may come next, for one text of one row; `vmap` lifts it to all rows.
+
+First what the model says of the next token, changed by the text so far (`log_probabilities`);
+then, for a draw, the most probable part of it (`filtered`). The order is Hugging Face's, each
+filter sees what the one before it left.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from xformer.config import Config, DecodeConfig
+
+NEVER = -1e30  # log-probability of what is not allowed: finite, so that sums stay numbers
+
+
+def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> jax.Array:
+    """log p of every next token, float32; what must not come is ruled out, the others' p kept.
+
+    ids_M[start:end] is the text so far, prompt and output. `ending`: whether it may end now.
+    Padding and the begin token are never emitted.
+    """
+    model, decode = config.model, config.decode
+    logits_V = logits_V.astype(jnp.float32)
+    if decode.repetition_penalty != 1:
+        logits_V = _penalised(logits_V, ids_M, start, end, decode.repetition_penalty)
+    log_p_V = jax.nn.log_softmax(logits_V)
+    never = sorted({model.pad_id, model.bos_id} - {model.eos_id})
+    log_p_V = log_p_V.at[jnp.array(never, jnp.int32)].set(NEVER)
+    if decode.no_repeat_ngram:
+        repeats_V = _repeats(ids_M, start, end, decode.no_repeat_ngram, len(log_p_V))
+        log_p_V = jnp.where(repeats_V.at[model.eos_id].set(False), NEVER, log_p_V)
+    if decode.min_length:
+        log_p_V = log_p_V.at[model.eos_id].min(jnp.where(ending, 0.0, NEVER))
+    return log_p_V
+
+
+def filtered(log_p_V, config: DecodeConfig) -> jax.Array:
+    """Logits of a draw: log p ÷ temperature of the tokens that all filters leave, else NEVER.
+
+    top_k: the k most probable tokens (Fan et al. 2018). top_p: the fewest tokens, most probable
+    first, that together hold the probability (Holtzman et al. 2020, section 3.1). min_p: those at
+    least so probable as this share of the most probable one (Nguyen et al. 2024, section 3).
+    Tokens as probable as the last one taken are taken, too.
+    """
+    logits_V = log_p_V / config.temperature
+    if config.top_k:
+        least = jax.lax.top_k(logits_V, min(config.top_k, len(logits_V)))[0][-1]
+        logits_V = jnp.where(logits_V < least, NEVER, logits_V)
+    if config.top_p < 1:
+        falling_V = jnp.sort(logits_V, descending=True)
+        p_V = jax.nn.softmax(falling_V)
+        taken_V = p_V.cumsum() - p_V < config.top_p  # those before it do not yet hold it
+        least = jnp.where(taken_V, falling_V, jnp.inf).min()
+        logits_V = jnp.where(logits_V < least, NEVER, logits_V)
+    if config.min_p:
+        logits_V = jnp.where(logits_V < logits_V.max() + math.log(config.min_p), NEVER, logits_V)
+    return logits_V
+
+
+def _penalised(logits_V, ids_M, start, end, penalty: float):
+    """Logits of tokens in the text divided by the penalty, or multiplied if negative.
+
+    Source: Keskar et al. 2019 (CTRL), section 4.1; the sign as in Hugging Face.
+    """
+    columns_M = jnp.arange(len(ids_M))
+    inside_M = (start <= columns_M) & (columns_M < end)
+    seen_V = jnp.zeros(len(logits_V), bool).at[ids_M].max(inside_M)
+    return jnp.where(seen_V, jnp.where(logits_V < 0, logits_V * penalty, logits_V / penalty),
+                     logits_V)
+
+
+def _repeats(ids_M, start, end, n: int, V: int):
+    """Which tokens would complete n in sequence that the text already holds (Paulus et al. 2018,
+    section 2.5)."""
+    firsts = jnp.arange(len(ids_M) - n + 1)  # where n tokens in sequence may begin
+    same = (start <= firsts) & (firsts + n <= end)
+    for k in range(n - 1):
+        same &= ids_M[firsts + k] == ids_M[end - n + 1 + k]
+    return jnp.zeros(V, bool).at[ids_M[firsts + n - 1]].max(same)
