@@ -19,7 +19,8 @@ def define(values: flags.FlagValues) -> None:
 def config_of(values: flags.FlagValues) -> Config:
     """The run's configuration, with the --config.decode.* that were given."""
     config = cli.changed(read_config(Path(values.model)), values)
-    if config.decode.strategy == 'sample' and values['config.decode.beam_size'].present:
+    beam_size = 'config.decode.beam_size'
+    if config.decode.strategy == 'sample' and beam_size in values and values[beam_size].present:
         raise UserError('--config.decode.beam_size has no effect with decode.strategy=sample; '
                         'leave it out')
     return config

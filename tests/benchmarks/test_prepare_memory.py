@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason=
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Chunks of 2,000 lines; the cache is given back after the test."""
+    """Chunks of 2,000 lines and few updates; the cache is given back after the test."""
+    monkeypatch.setitem(prepare_memory.MODEL, 'train.steps', 3)
     monkeypatch.setattr(prepare_memory, 'CHUNK', 2000)
     monkeypatch.setenv('XFORMER_CACHE', str(tmp_path))
 

@@ -159,7 +159,7 @@ def untrained(small, tmp_path_factory) -> Callable[[str], Path]:
     def untrained(family: str) -> Path:
         one, folder = small(family), tmp_path_factory.mktemp(family)
         (folder / 'config.json').write_text(to_json(one.config))
-        (folder / 'manifest.json').write_text('{}')
+        (folder / 'manifest.json').write_text('{"data_fingerprint": ""}')
         one.tokenizers.save(folder)
         checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print)
         checkpoints.save(7, {'params': one.params}, {'dev/loss': 1.0})

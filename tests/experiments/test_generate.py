@@ -184,7 +184,7 @@ REFUSED = {
     'filter of a beam': ('--prompt=1 --config.decode.top_k=3', 'decode.top_k', 'sample'),
     'too many outputs': (f'--prompt=1 --num_outputs=2 {GREEDY}', '--num_outputs=2'),
     'longer than the model': ('--prompt=1 --max_new_tokens=65', 'model.max_length=64'),
-    'prompt too long': (f'--prompt={"1" * 65}', '65 tokens', '64'),
+    'prompt too long': (f'--prompt={"1" * 65}', '66 tokens', '64'),
     'no room for new tokens': (f'--prompt={"1" * 60} --max_new_tokens=5', '60 tokens', '=5', '64'),
     'empty prompt': ('--prompt=', 'empty'),
     'empty text to score': ('--score --prompt=', 'empty'),
@@ -215,7 +215,8 @@ def test_an_encoder_writes_nothing(call, tmp_path):
 
 @pytest.mark.parametrize('module, sections', [
     ('train', {field.name for field in dataclasses.fields(Config)}),
-    ('evaluate', {'decode'}), ('generate', {'decode'})])
+    ('evaluate', {'decode'}), ('generate', {'decode'}), ('predict', ()), ('embed', ()),
+    ('visualize', ())])
 def test_help_names_every_flag(module, sections, run, without_jax):
     values = flags.FlagValues()
     importlib.import_module(f'experiments.{module}').define(values)

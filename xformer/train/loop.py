@@ -133,9 +133,8 @@ class Training:
         """
         train, log = self.config.train, self.telemetry
         pending = None  # (step, metrics) of the newest update, still on the device
-        if self.out_of_patience():  # already when it was stopped
-            return
-        for i, (batch, waited) in enumerate(prefetch(make_batch, self.start, train.steps),
+        steps = self.start if self.out_of_patience() else train.steps  # done, if it was before
+        for i, (batch, waited) in enumerate(prefetch(make_batch, self.start, steps),
                                             start=self.start):
             self.state, metrics = self.train_step(self.state, self.parallel.place(batch),
                                                   np.int32(i))
@@ -150,23 +149,20 @@ class Training:
             if evaluate or save:
                 self._settle(step, metrics, dev_batches() if evaluate else None, save)
                 pending = None
-            if evaluate and not last and self.out_of_patience():
-                if step not in self.checkpoints.steps():
-                    self._save(step, {self.best_by: self.scores[-1]})
-                return
+            if evaluate and self.out_of_patience():
+                break
             if interrupt.requested and not last:
                 self.checkpoints.wait()
                 raise Stopped(f'stopped by {interrupt.requested} and saved at step {step:,}')
+        if self.out_of_patience():
+            log.say(f'stopped early: {self.best_by} has not become better for '
+                    f'{train.patience} evaluations')
 
     def out_of_patience(self) -> bool:
-        """Whether the last train.patience evaluations brought nothing better; it says so."""
+        """Whether the last train.patience evaluations brought nothing better."""
         patience, values = self.config.train.patience, [self.sign * x for x in self.scores]
         best = min(range(len(values)), key=values.__getitem__, default=0)
-        if not patience or len(values) - 1 - best < patience:
-            return False
-        self.telemetry.say(f'stopped early: {self.best_by} has not been better than '
-                           f'{self.scores[best]:.4g} for {patience} evaluations')
-        return True
+        return patience > 0 and len(values) - 1 - best >= patience
 
     def _settle(self, step: int, metrics, dev=None, save: bool = False) -> None:
         """Read the metrics of an update, check, evaluate, log and save as is due."""
@@ -179,7 +175,7 @@ class Training:
                 scores = self._evaluate(dev)
         if dev is not None or step % self.config.train.log_every == 0:
             self.telemetry.row(step, values | scores)
-        if save:
+        if save or (dev is not None and self.out_of_patience()):
             self._save(step, scores)
 
     def _refuse(self, step: int, values: dict[str, float]) -> None:

@@ -1,0 +1,109 @@
+"""A pre-trained encoder is fine-tuned, measured and asked, by the commands their users run."""
+
+import json
+
+import pytest
+
+from experiments import predict
+from xformer.config import UserError
+
+LABELS = '''"""Whether a text has an a."""
+from xformer.config import *
+
+CONFIG = Config(
+    model=ModelConfig(family='encoder', num_encoder_layers=1, num_decoder_layers=0, d_model=8,
+                      num_heads=2, layers='unroll', pooler=True),
+    data=DataConfig(objective='classify', train='labels.tsv', batch_tokens=256, max_buckets=1),
+    optim=OptimConfig(schedule='constant', peak_learning_rate=3e-3, label_smoothing=0.0),
+    train=TrainConfig(steps=40, log_every=2, eval_every=4, save_every=4, init_from={source!r},
+                      best_by='dev/accuracy:max', patience=2, freeze='encoder/embedding'))
+'''
+
+
+@pytest.fixture(scope='module')
+def labels(untrained, finish, tmp_path_factory):
+    """(run folder, what training said) of a classifier that begins with an untrained encoder."""
+    folder = tmp_path_factory.mktemp('labels')
+    texts = [f'{x}{y}{z} {z}{x}' for x in 'abcdefgh' for y in 'abcdefgh' for z in 'abcdefgh']
+    (folder / 'labels.tsv').write_text(''.join(
+        f'{text}\t{"yes" if "a" in text else "no"}\n' for text in texts))
+    (folder / 'labels.py').write_text(LABELS.format(source=str(untrained('encoder'))))
+    result = finish('train', '--config=labels.py', '--workdir=run', cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / 'run', result.stderr
+
+
+def test_training_says_what_it_began_with_and_when_it_stopped(labels, rows):
+    run, said = labels
+    for line in ('loaded  encoder/encoder', 'new     head/kernel', 'new     encoder/pooler',
+                 'left    transform/kernel', 'as '):
+        assert line in said
+    config = json.loads((run / 'config.json').read_text())
+    assert config['model']['d_model'] == 16 and config['model']['num_labels'] == 2
+    assert json.loads((run / 'manifest.json').read_text())['init_from']['checkpoint'] == 'step 7'
+    values = [row['dev/accuracy'] for row in rows(run / 'metrics.jsonl') if 'dev/accuracy' in row]
+    best = values.index(max(values))
+    assert len(values) - 1 - best == 2 or len(values) == 10
+    assert ('stopped early' in said) == (len(values) < 10)
+
+
+def test_the_same_command_again_changes_nothing(labels, finish):
+    run, _ = labels
+    before = (run / 'metrics.jsonl').read_bytes()
+    result = finish('train', '--config=labels.py', '--workdir=run', cwd=run.parent)
+    assert result.returncode == 0 and (run / 'metrics.jsonl').read_bytes() == before
+
+
+def test_evaluation_finds_what_training_found(labels, finish, rows):
+    run, _ = labels
+    result = finish('evaluate', '--model=run', cwd=run.parent)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((run / 'eval' / 'dev.json').read_text())['metrics']
+    best = max(row.get('dev/accuracy', 0) for row in rows(run / 'metrics.jsonl'))
+    guesses = rows(run / 'eval' / 'dev.guesses.jsonl')
+    assert metrics['accuracy'] == pytest.approx(best)
+    assert metrics['accuracy'] == sum(
+        row['label'] == row['target'] for row in guesses) / len(guesses)
+
+
+def test_prompts_and_a_file_are_the_same_and_the_mask_is_filled(labels, untrained, capsys,
+                                                                tmp_path):
+    run, _ = labels
+    (tmp_path / 'texts').write_text('abc\nb c\n')
+    predict.main(['predict', f'--model={run}', '--prompt=abc', '--prompt=b c'])
+    shown = capsys.readouterr().out
+    predict.main(['predict', f'--model={run}', f'--input={tmp_path}/texts',
+                  f'--output={tmp_path}/out'])
+    assert (tmp_path / 'out').read_text() == shown
+    for row in map(json.loads, shown.splitlines()):
+        assert row['scores'].keys() == {'yes', 'no'} and sum(row['scores'].values()) == \
+            pytest.approx(1) and row['label'] == max(row['scores'], key=row['scores'].get)
+
+    predict.main(['predict', f'--model={untrained("encoder")}', '--top=3',
+                  '--prompt=a[MASK]c[MASK]'])
+    [row] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [len(fillers) for fillers in row['masks']] == [3, 3]
+    assert all(a['p'] >= b['p'] for fillers in row['masks'] for a, b in zip(fillers, fillers[1:]))
+
+
+@pytest.mark.parametrize('family, arguments, sentence', [
+    ('decoder', '--prompt=a', 'model.family=decoder; predict asks an encoder'),
+    ('encoder', '--prompt=abc', r'input 1 has no \[MASK\] to fill'),
+    ('encoder', '--prompt=[MASK]bbbbbbbbbbbbbbbbbbbbbbbbbbbbb', 'has 32 tokens, .* model takes 24'),
+    ('encoder', '--prompt=a --next_sentence', 'needs a model of data.objective=mlm_nsp, not mlm'),
+    ('encoder', '--prompt=', 'input 1 .* none of them empty'),
+    ('encoder', '', 'give either --prompt=TEXT or --input=FILE'),
+    ('encoder', '--prompt=[MASK] --checkpoint=9', 'needs 1 intact checkpoint')])
+def test_refused(family, arguments, sentence, untrained):
+    with pytest.raises(UserError, match=sentence):
+        predict.main(['predict', f'--model={untrained(family)}', *arguments.split()])
+
+
+def test_labels_and_columns_that_do_not_fit_are_refused(labels, tmp_path):
+    run, _ = labels
+    for text, sentence in (('a\tb\tc', 'must be a text, or two parted by a tab'),
+                           ('a\t', 'none of them empty')):
+        with pytest.raises(UserError, match=sentence):
+            predict.main(['predict', f'--model={run}', f'--prompt={text}'])
+    with pytest.raises(UserError, match='--top is for'):
+        predict.main(['predict', f'--model={run}', '--prompt=a', '--top=2'])
