@@ -1,13 +1,14 @@
 """Sentiment of film-review sentences (SST-2 by sentences, Socher et al. 2013): a label for a text.
 
-BERT-mini of bert_mini_pretrain with a linear map on its pooled first token (Devlin et al. 2019,
-section 4.1). Without --config.train.init_from it learns from scratch. Published, with BERT's own
-pre-training and GLUE's 67,000 phrases: BERT-mini 85.9 % (google-research/bert); a BiLSTM from
-scratch 85.2 % (flax examples/sst2). Here: 6,920 sentences; always positive is right in 49.9 % of
-test.
+BERT-mini as in bert_mini_pretrain with a linear map on its pooled first token (Devlin et al. 2019,
+section 4.1), on 6,920 sentences. Published, with GLUE's 67,000 phrases: a BiLSTM from scratch
+85.2 % of dev (flax examples/sst2), BERT-mini with BERT's own pre-training 85.9 % of GLUE's test
+(google-research/bert). Always the same answer is right in 50.1 % of test.
 
-    python -m experiments.train --config=finetune_sst2 \\
-        --config.train.init_from=runs/bert_mini_pretrain
+From scratch, as here, seed 0: 80.3 % of test, 80.0 % of dev; about 4 minutes on 2 CPU cores. With
+--config.train.init_from=RUN it begins with the encoder and the tokenizer of that run.
+
+    python -m experiments.train --config=finetune_sst2
     python -m experiments.evaluate --model=runs/finetune_sst2 --split=test
 """
 
@@ -15,8 +16,8 @@ from experiments.configs import bert_mini_pretrain
 from xformer.config import override
 
 CONFIG = override(bert_mini_pretrain.CONFIG, {
-    'data.objective': 'classify', 'data.dataset': 'sst2', 'data.lowercase_source': False,
-    'data.too_long': 'cut', 'data.batch_tokens': 2048, 'data.sequence_length': 0,
+    'data.objective': 'classify', 'data.dataset': 'sst2',
+    'data.too_long': 'cut', 'data.batch_tokens': 2048,
     'optim.peak_learning_rate': 3e-4, 'optim.warmup_steps': 60, 'optim.label_smoothing': 0.0,
     'train.steps': 600, 'train.eval_every': 60, 'train.save_every': 60,
     'train.keep_best': 1, 'train.keep_last': 1, 'train.best_by': 'dev/accuracy:max',
