@@ -94,7 +94,8 @@ def _read(kind: str, output: np.ndarray, word_S: np.ndarray | None, words: list[
     if kind == 'regress':
         return {'number': float(output[0])}
     if kind == 'classify':
-        scores = {label: float(np.exp(log_p)) for label, log_p in zip(tokenizers.labels, output)}
+        scores = {label: round(float(np.exp(log_p)), 6)
+                  for label, log_p in zip(tokenizers.labels, output)}
         return {'label': max(scores, key=scores.get), 'scores': scores}
     tags = [OUTSIDE if OUTSIDE in tokenizers.labels else tokenizers.labels[0]] * len(words)
     for column in np.flatnonzero(word_S >= 0):
