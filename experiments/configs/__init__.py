@@ -3,9 +3,9 @@
 The docstring of each gives the source, the command, the expected time and figure.
 """
 
-import importlib.util
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from xformer.config import Config, UserError, from_json, nearest, override
 
@@ -50,13 +50,13 @@ def _read(path: Path) -> str:
 
 
 def _module(path: Path):
-    spec = importlib.util.spec_from_file_location(f'experiments.configs.{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
+    """The file, run; unlike an import this writes nothing beside it."""
+    module = ModuleType(f'experiments.configs.{path.stem}')
     try:
-        spec.loader.exec_module(module)
+        exec(compile(_read(path), path, 'exec'), vars(module))
     except Exception as error:  # whatever goes wrong in the user's file is theirs to mend
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-                 if frame.filename == spec.origin]
+                 if frame.filename == str(path)]
         line = getattr(error, 'lineno', None) or lines[-1]
         raise UserError(f'{path}:{line}: {getattr(error, "msg", error)}; correct the file'
                         ) from None

@@ -92,18 +92,16 @@ def test_scores_of_several_batches_are_those_of_the_libraries(kind):
     assert ours['matthews'] == pytest.approx(metrics.matthews_corrcoef(labels, guesses))
 
 
-@pytest.mark.parametrize('kind', ['regress', 'tag'])
-def test_devices_and_micro_batches_are_one_big_batch(kind):
+def test_devices_and_micro_batches_are_one_big_batch():
     results = []
-    for mode, devices, accumulate in [('pmap', 1, 1), ('pmap', 2, 2), ('mesh', 4, 1)]:
-        config = config_of(kind, **{'parallel.mode': mode, 'parallel.devices': devices,
+    for mode, devices, accumulate in [('mesh', 1, 1), ('pmap', 2, 2)]:
+        config = config_of('tag', **{'parallel.mode': mode, 'parallel.devices': devices,
                                     'train.accumulate': accumulate})
         parallel = Parallel(config)
         init, train, _ = parallel.compile(make_steps(config, build(config)))
         _, seen = train(init(), parallel.place(make_batch(5)), np.int32(0))
         results.append({name: float(value) for name, value in seen.items()})
-    for other in results[1:]:
-        assert other == pytest.approx(results[0], rel=1e-5)
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
 def test_padding_and_other_rows_do_not_matter():

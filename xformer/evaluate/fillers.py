@@ -7,6 +7,7 @@ import numpy as np
 
 from xformer.compiled import Compilations
 from xformer.config import Config, UserError
+from xformer.data.objectives.rows import padded
 from xformer.data.sources import Labelled
 from xformer.data.tokenizers import Tokenizers
 from xformer.decode.generate import batches_by_length
@@ -82,16 +83,14 @@ def _run(rows: list, config: Config, model: MaskedLM, params, tokenizers: Tokeni
     most = max((ids.count(tokenizers.special.mask) for ids, _ in rows), default=0)
     for indices, (count, width) in batches_by_length([len(ids) for ids, _ in rows], BATCH_TOKENS):
         width = min(width, config.model.max_length)
-        inputs_BS = np.full((count, width), tokenizers.special.pad, np.int32)
-        lengths_B, types_BS = np.zeros(count, np.int32), np.zeros((count, width), np.int32)
-        masked_BP = np.zeros((count, max(most, 1)), np.int32)
-        masked = []
-        for row, index in enumerate(indices):
-            ids, begin = rows[index]
-            inputs_BS[row, :len(ids)], lengths_B[row] = ids, len(ids)
+        batch = [rows[index] for index in indices]
+        masked = [np.flatnonzero(np.array(ids) == tokenizers.special.mask) for ids, _ in batch]
+        inputs_BS, lengths_B = padded([ids for ids, _ in batch], (count, width),
+                                      tokenizers.special.pad)
+        masked_BP, _ = padded(masked, (count, max(most, 1)), 0)
+        types_BS = np.zeros_like(inputs_BS)
+        for row, (ids, begin) in enumerate(batch):
             types_BS[row, begin:len(ids)] = config.model.num_segments > 1
-            masked.append(np.flatnonzero(np.array(ids) == tokenizers.special.mask))
-            masked_BP[row, :len(masked[-1])] = masked[-1]
         log_p_BPV, log_p_B2 = jax.device_get(
             compiled(params, inputs_BS, lengths_B, types_BS, masked_BP))
         yield indices, masked, log_p_BPV, log_p_B2

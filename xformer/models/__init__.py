@@ -27,6 +27,8 @@ def build(config: Config) -> nn.Module:
 def init_params(model: nn.Module, key: jax.Array) -> dict:
     """The parameters that the model begins with; they do not depend on any batch's shape."""
     ids, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-    inputs = {Seq2Seq: (ids, lengths, ids), Decoder: (ids,), MaskedLM: (ids, lengths, ids, ids),
-              Labeller: (ids, lengths, ids)}
-    return model.init(key, *inputs[type(model)])['params']
+    inputs = {'seq2seq': (ids, lengths, ids), 'decoder': (ids,),
+              'encoder': (ids, lengths, ids, ids)}[model.config.family]
+    if isinstance(model, Labeller):
+        inputs = ids, lengths, ids
+    return model.init(key, *inputs)['params']

@@ -29,13 +29,9 @@ class Labeller(nn.Module):
 
     def __call__(self, inputs_BT, lengths_B, types_BT) -> jax.Array:
         """outputs_BO, or outputs_BTO of every token (noise beyond a row's length); float32."""
-        return self.with_hidden(inputs_BT, lengths_B, types_BT)[0]
-
-    def with_hidden(self, inputs_BT, lengths_B, types_BT) -> tuple[jax.Array, jax.Array]:
-        """(outputs, x_BTD): also the encoder's output."""
         x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
         seen = x_BTD if self.per_token else self._text(x_BTD, lengths_B)
-        return self.head(self.drop(seen)), x_BTD
+        return self.head(self.drop(seen))
 
     def _text(self, x_BTD, lengths_B) -> jax.Array:
         if self.config.pooler:
