@@ -65,7 +65,7 @@ def wait_for(process, happened) -> None:
     while not happened():
         assert time.monotonic() < given_up
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.001)
+        time.sleep(0.02)
 
 
 def reached(run: Path, step: int):
