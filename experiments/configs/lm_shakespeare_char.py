@@ -2,7 +2,9 @@
 
 4 layers, 4 heads, 128 wide, context 64, no biases, no dropout, on the 1.1 M characters of
 tiny_shakespeare; AdamW, 2,000 updates of 12 rows. Published: validation loss 1.88 nats a
-character (README of karpathy/nanoGPT, mean of 20 random batches of the validation part).
+character (README of karpathy/nanoGPT, mean of 20 random batches of the validation part). Here,
+seeds 0, 1, 2: 1.909, 1.903, 1.903 over the whole validation part; on 20 batches of it 1.933,
+1.871, 1.940.
 
 About 1 minute on 2 CPU cores.
 
