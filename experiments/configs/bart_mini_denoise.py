@@ -4,7 +4,7 @@
 pieces; 30 % of the tokens in spans of Poisson(3) length, each replaced by one mask, and sentences
 permuted. The floor printed beside is the most frequent token of the targets.
 
-About 14 minutes on 2 CPU cores.
+About 25 minutes on 2 CPU cores.
 
     python -m experiments.train --config=bart_mini_denoise
     python -m experiments.evaluate --model=runs/bart_mini_denoise

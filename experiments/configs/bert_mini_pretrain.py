@@ -4,7 +4,7 @@
 package descriptions and of LibreOffice's help (English). Objective and heads as Devlin et al.
 2019, section 3.1; sizes as Turc et al. 2019.
 
-About 14 minutes on 2 CPU cores. Floors beside the result: the most frequent masked token, and for
+About 40 minutes on 2 CPU cores. Floors beside the result: the most frequent masked token, and for
 next sentences a logistic regression on word overlap (`python -m benchmarks.next_sentence`).
 
     python -m experiments.train --config=bert_mini_pretrain

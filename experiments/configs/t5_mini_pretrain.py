@@ -4,7 +4,7 @@
 pieces and 100 sentinels; 15 % of the tokens hidden in spans of 3. The floor printed beside is the
 most frequent token of the targets.
 
-About 14 minutes on 2 CPU cores.
+About 25 minutes on 2 CPU cores.
 
     python -m experiments.train --config=t5_mini_pretrain
     python -m experiments.evaluate --model=runs/t5_mini_pretrain
