@@ -1,9 +1,10 @@
 """Texts as vectors, from any trained model: for search, clusters, or a classifier of your own.
 
-    python -m experiments.embed --model=runs/bert_mini --input=texts.txt --output=texts.npz
-    python -m experiments.embed --model=runs/bert_mini --input=texts.txt --query='grain exports' \\
-        --nearest=5
-    python -m experiments.embed --model=runs/bert_mini --input=labelled.tsv --labels --clusters=8
+    python -m experiments.embed --model=runs/bert_mini_pretrain --input=texts.txt --output=texts.npz
+    python -m experiments.embed --model=runs/bert_mini_pretrain --input=texts.txt --nearest=5 \\
+        --query='grain exports'
+    python -m experiments.embed --model=runs/bert_mini_pretrain --input=labelled.tsv --labels \\
+        --clusters=8
 
 One line of input is one text (with --labels, label<TAB>text). --output holds `embeddings` (N, D),
 float32, and `texts`, with --labels also `labels` and with --clusters also `clusters`. Prints JSON

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f'--{flag} has no effect on a model of model.family='
                             f'{config.model.family} and data.objective={config.data.objective}')
     name = f'input-{Path(values.input).stem}' if values.input else values.split
-    examples = _read(values.input, config) if values.input else None
+    examples = examples_of_file(values.input, config) if values.input else None
 
     run, compilations = reading.open_model(values, config)
     from xformer.report import write_report
@@ -64,14 +64,17 @@ def main(argv: list[str]) -> None:
     say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
 
 
-def _read(path: str, config: Config) -> list:
-    from xformer.data.sources import kind_of, read_examples
-    form = 'jsonl' if '.jsonl' in Path(path).name else config.data.format
-    if form == 'tsv' and kind_of(config.data) == 'texts':  # the run's data set was a named one
-        form = 'text' if config.data.objective == 'lm' else 'documents'
+def examples_of_file(path: str, config: Config) -> list:
+    """What a model is measured on with --input: all that the file holds, as in training."""
+    from xformer.checks import FORMATS
+    from xformer.data.sources import read_examples
+    data = config.data
+    # a named data set says nothing of the format of other files
+    form = 'jsonl' if '.jsonl' in Path(path).name else \
+        FORMATS[data.objective][0] if data.dataset else data.format
     # with dev and test files of its own, nothing is held out of the training file
-    data = DataConfig(objective=config.data.objective, format=form, train=path, dev=path,
-                      test=path)
+    data = dataclasses.replace(data, dataset='', format=form, train=path, dev=path, test=path,
+                               per_label=0)
     return [example if isinstance(example, tuple) else list(example)
             for example in read_examples(data, 'train')]
 

@@ -35,13 +35,22 @@ def compiled_programs():
 
 
 @pytest.fixture(scope='session')
-def small():
+def random_like():
+    """shapes -> parameters none of which is at its initial zero or one."""
+    import numpy as np
+
+    def leaf(path, shape):
+        values = np.random.default_rng(shape.size).normal(0, 0.3, shape.shape)
+        return np.asarray(values + (path[-1].key == 'scale'), np.float32)
+    return lambda shapes: jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+@pytest.fixture(scope='session')
+def small(random_like):
     """small('encoder'): config, tokenizers, model and params of a small model with random ones.
 
     Four layers (two in the decoder of 'seq2seq') over the letters a to h and the space.
     """
-    import numpy as np
-
     from xformer.checks import validate
     from xformer.config import Config, override
     from xformer.data.tokenizers import train_tokenizers
@@ -53,10 +62,6 @@ def small():
         'decoder': {'data.objective': 'lm', 'data.format': 'lines', 'model.positions': 'rotary',
                     'model.norm_position': 'pre'},
         'seq2seq': {'data.target_tokenizer': 'word', 'model.norm_position': 'pre'}}
-
-    def leaf(path, shape):
-        values = np.random.default_rng(shape.size).normal(0, 0.3, shape.shape)
-        return np.asarray(values + (path[-1].key == 'scale'), np.float32)
 
     @functools.cache
     def small(family: str) -> SimpleNamespace:
@@ -76,5 +81,5 @@ def small():
         model = build(config)
         shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
         return SimpleNamespace(config=config, tokenizers=tokenizers, model=model,
-                               params=jax.tree_util.tree_map_with_path(leaf, shapes))
+                               params=random_like(shapes))
     return small

@@ -90,6 +90,7 @@ def test_every_experiment_makes_sense(spec):
     assert validate(config) is config
 
 
+REGRESS = LABELS | {'data.objective': 'regress'}
 NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (PAIRS, {'model.num_decoder_layers': 0}, 'model.family=seq2seq does not go with 6 encoder and '
      '0 decoder layers: .*seq2seq both above 0'),
@@ -159,6 +160,7 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'data.tokenizer=char'),
     (PAIRS | NAMED, {'data.format': 'lines'},
      'data.format has no effect with a named data.dataset'),
+    (REGRESS, {'optim.label_smoothing': 0.2}, 'label_smoothing has no effect with .*=regress'),
     (LABELS, {'data.format': 'conll'}, 'data.format=conll does not .*; choose tsv or jsonl'),
     (LABELS, {'data.sequence_length': 9}, 'data.sequence_length has no effect'),
     (MLM, {'model.num_labels': 3}, 'model.num_labels has no effect with data.objective=mlm'),

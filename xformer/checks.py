@@ -20,11 +20,12 @@ from xformer.config import (
 FAMILIES = {'pairs': ('seq2seq', 'decoder'), 'spans': ('seq2seq',), 'denoise': ('seq2seq',),
             'lm': ('decoder',), 'mlm': ('encoder',), 'mlm_nsp': ('encoder',),
             **dict.fromkeys(LABELLED, ('encoder',))}  # which may learn it
-_TEXTS = ('jsonl', 'lines', 'documents', 'text')
+_TEXTS = ('documents', 'lines', 'jsonl', 'text')
 FORMATS = {'pairs': ('tsv', 'parallel', 'jsonl', 'lines'),
-           **dict.fromkeys(('lm', 'mlm', 'mlm_nsp', 'spans', 'denoise'), _TEXTS),
+           'lm': ('text', 'documents', 'lines', 'jsonl'),
+           **dict.fromkeys(('mlm', 'mlm_nsp', 'spans', 'denoise'), _TEXTS),
            'classify': ('tsv', 'jsonl'), 'regress': ('tsv', 'jsonl'), 'tag': ('conll', 'jsonl'),
-           'answer': ('squad', 'jsonl')}  # of the user's own files
+           'answer': ('squad', 'jsonl')}  # of the user's own files, the usual one first
 
 
 def validate(config: Config) -> Config:
@@ -81,6 +82,9 @@ def _whole_checks(config: Config):
     yield from _model_checks(config.model)
     yield from _data_checks(config)
     yield from _optim_checks(config.optim, config.train)
+    yield (config.data.objective not in ('regress', 'answer')
+           or config.optim.label_smoothing in (0, OptimConfig().label_smoothing),
+           f'optim.label_smoothing has no effect with data.objective={config.data.objective}')
     yield (config.data.batch_multiple % config.train.accumulate == 0,
            f'data.batch_multiple={config.data.batch_multiple} is not divisible by '
            f'train.accumulate={config.train.accumulate}; choose a multiple')

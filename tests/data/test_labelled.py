@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,7 +66,6 @@ def _row(*parts):
 
 
 def _labelled(tokenizers):
-    from dataclasses import replace
     return replace(tokenizers, labels=('B', 'O'))
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,16 @@ def without_jax(tmp_path_factory) -> dict[str, str]:
     for name in ('jax', 'flax', 'orbax', 'matplotlib'):
         (folder / f'{name}.py').write_text(f'raise AssertionError("{name} was imported")\n')
     return {'PYTHONPATH': f'{folder}{os.pathsep}{ROOT}'}
+
+
+@pytest.fixture
+def answered_early(run, untrained, without_jax) -> Callable[[str, str], None]:
+    """answered_early('embed', '--model={run} ...'): one sentence, and no heavy import before it."""
+    def answered_early(module: str, arguments: str) -> None:
+        result = run(module, *arguments.format(run=untrained('encoder')).split(), env=without_jax)
+        assert (result.returncode, result.stdout) == (2, '')
+        assert re.fullmatch(f'{module}: [^\n]+\n', result.stderr)
+    return answered_early
 
 
 @pytest.fixture

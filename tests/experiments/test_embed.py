@@ -1,7 +1,6 @@
 """Embedding: files, neighbours and measures, in the order of the lines; mistakes."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -109,7 +108,5 @@ def test_mistakes_leave_nothing(case, embedded, texts, tmp_path, contents):
 @pytest.mark.parametrize('arguments', [
     '--model=nowhere --input=x --output=x.npz', '--model={run} --input=absent --output=x.npz',
     '--model={run} --input=x', '--model={run} --output=x.npz'])
-def test_flags_are_answered_before_jax_with_one_sentence(arguments, untrained, run, without_jax):
-    result = run('embed', *arguments.format(run=untrained('encoder')).split(), env=without_jax)
-    assert (result.returncode, result.stdout) == (2, '')
-    assert re.fullmatch(r'embed: [^\n]+\n', result.stderr)
+def test_flags_are_answered_before_jax_with_one_sentence(arguments, answered_early):
+    answered_early('embed', arguments)

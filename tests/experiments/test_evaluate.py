@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import gzip
 import json
 import math
 from pathlib import Path
 
 import pytest
 
-from xformer.config import DecodeConfig
+from experiments.evaluate import examples_of_file
+from xformer.config import Config, DataConfig, DecodeConfig
 
 
 @functools.cache
@@ -121,3 +123,17 @@ def test_an_average_of_checkpoints_decoded_greedily(evaluate):
     assert result['decode']['beam_size'] == 1
     assert result['examples'] == len(predictions)
     assert_scored(result, predictions)
+
+
+@pytest.mark.parametrize('objective, named, text, expected', [
+    ('pairs', 'sentences', 'AB\tC d\n', [('ab', 'C d')]),
+    ('lm', 'sentences', 'AB\nC', [['ab\n', 'c']]),
+    ('mlm', 'sentences', 'AB\nC\n\nd\n', [['ab', 'c'], ['d']]),
+    ('classify', 'sentences', 'AB\tC\tYes\n', [('ab', 'c', 'Yes')]),
+    ('tag', 'sentences', 'AB O\nC X\n', [('ab c', '', 'O X')]),
+    ('regress', '', '{"text": "AB", "label": 1.5}\n', [('ab', '', '1.5')])])
+def test_a_file_is_read_as_the_training_data_were(objective, named, text, expected, tmp_path):
+    data = DataConfig(objective=objective, dataset=named, lowercase_source=True, per_label=1)
+    path = tmp_path / ('input' if named else 'input.jsonl.gz')
+    path.write_bytes(text.encode() if named else gzip.compress(text.encode()))
+    assert examples_of_file(str(path), Config(data=data)) == expected

@@ -2,19 +2,29 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 
 @pytest.fixture(scope='session')
-def random_params():
+def random_params(random_like):
     """(model, *inputs) -> parameters none of which is at its initial zero or one."""
-    def leaf(path, shape):
-        rng = np.random.default_rng(shape.size)
-        values = rng.normal(0, 0.3, shape.shape) + (path[-1].key == 'scale')
-        return jnp.asarray(values, jnp.float32)
-
     def make(model, *inputs):
         shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
-        return jax.tree_util.tree_map_with_path(leaf, shapes)
+        return jax.tree.map(jnp.asarray, random_like(shapes))
     return make
+
+
+@pytest.fixture(scope='session')
+def torch_layers():
+    """epsilon -> (linear, norm): PyTorch's, of a tensor and our parameters as tensors."""
+    torch = pytest.importorskip('torch')
+
+    def layers(epsilon: float):
+        def linear(x, part):
+            return x @ part['kernel'] + part['bias']
+
+        def norm(x, part):
+            return torch.nn.functional.layer_norm(x, x.shape[-1:], part['scale'], part['bias'],
+                                                  epsilon)
+        return linear, norm
+    return layers

@@ -122,17 +122,9 @@ def test_dropout_repeats_with_its_key_and_only_with_it(random_params):
 
 # ---- PyTorch with the same weights: GPT-2 in a few lines ----
 
-def torch_gpt2(p, ids_BT, config: ModelConfig, torch):
+def torch_gpt2(p, ids_BT, config: ModelConfig, torch, layers):
     """logits_BTV. Norms before sub-layers, learned positions, GELU's tanh form, tied output."""
-    functional = torch.nn.functional
-
-    def linear(x, part):
-        return x @ part['kernel'] + part['bias']
-
-    def norm(x, part):
-        return functional.layer_norm(x, x.shape[-1:], part['scale'], part['bias'],
-                                     config.norm_epsilon)
-
+    functional, (linear, norm) = torch.nn.functional, layers
     x = p['embedding'][ids_BT] + p['input_embedding']['position_embedding'][:ids_BT.shape[1]]
     for index in range(config.num_decoder_layers):
         layer = jax.tree.map(lambda leaf, index=index: leaf[index], p['decoder']['layers'])
@@ -146,7 +138,7 @@ def torch_gpt2(p, ids_BT, config: ModelConfig, torch):
     return norm(x, p['decoder']['final_norm']) @ p['embedding'].T
 
 
-def test_gpt2_is_that_of_pytorch_in_logits_and_gradients(random_params):
+def test_gpt2_is_that_of_pytorch_in_logits_and_gradients(random_params, torch_layers):
     torch = pytest.importorskip('torch')
     model, params = setting(random_params, positions='learned', norm_position='pre',
                             activation='gelu_tanh', embedding_scale='none', norm_epsilon=1e-5)
@@ -157,7 +149,8 @@ def test_gpt2_is_that_of_pytorch_in_logits_and_gradients(random_params):
 
     theirs = jax.tree.map(lambda leaf: torch.tensor(
         np.asarray(leaf), dtype=torch.float64, requires_grad=True), params)
-    expected_BTV = torch_gpt2(theirs, torch.tensor(INPUTS_BT), model.config, torch)
+    expected_BTV = torch_gpt2(theirs, torch.tensor(INPUTS_BT), model.config, torch,
+                              torch_layers(model.config.norm_epsilon))
     expected_BTV.backward(torch.tensor(cotangent_BTV, dtype=torch.float64))
     largest = expected_BTV.abs().max().item()
     np.testing.assert_allclose(logits_BTV, expected_BTV.detach().numpy(), atol=1e-4 * largest)

@@ -184,17 +184,9 @@ def test_dropout_and_bfloat16(random_params):
 
 # ---- PyTorch with the same weights: BERT in a few lines ----
 
-def torch_bert(p, config: ModelConfig, torch):
+def torch_bert(p, config: ModelConfig, torch, layers):
     """(logits_BPV, logits_B2) of BATCH. Norms after sub-layers, GELU, learned positions."""
-    functional = torch.nn.functional
-
-    def linear(x, part):
-        return x @ part['kernel'] + part['bias']
-
-    def norm(x, part):
-        return functional.layer_norm(x, x.shape[-1:], part['scale'], part['bias'],
-                                     config.norm_epsilon)
-
+    functional, (linear, norm) = torch.nn.functional, layers
     encoder = p['encoder']
     tables = encoder['input_embedding']
     x = norm(encoder['embedding'][IDS_BT] + tables['position_embedding'][:6]
@@ -217,7 +209,7 @@ def torch_bert(p, config: ModelConfig, torch):
             linear(pooled, p['next_sentence_head']))
 
 
-def test_bert_is_that_of_pytorch_in_logits_and_gradients(random_params):
+def test_bert_is_that_of_pytorch_in_logits_and_gradients(random_params, torch_layers):
     torch = pytest.importorskip('torch')
     model = MaskedLM(BERT, next_sentence=True)
     params = random_params(model, *BATCH)
@@ -227,7 +219,7 @@ def test_bert_is_that_of_pytorch_in_logits_and_gradients(random_params):
 
     theirs = jax.tree.map(lambda leaf: torch.tensor(
         np.asarray(leaf), dtype=torch.float64, requires_grad=True), params)
-    expected = torch_bert(theirs, BERT, torch)
+    expected = torch_bert(theirs, BERT, torch, torch_layers(BERT.norm_epsilon))
     sum((each * torch.tensor(cotangent)).sum()
         for each, cotangent in zip(expected, cotangents)).backward()
     for ours, each in zip(logits, expected):

@@ -5,11 +5,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from xformer.compiled import Compilations
 from xformer.config import Config
+from xformer.data.objectives.rows import padded
 from xformer.decode.generate import batches_by_length
 
 
@@ -27,14 +27,12 @@ def log_likelihoods(model: nn.Module, config: Config, params, compilations: Comp
               for source, output in pairs]
     found, done = [0.0] * len(pairs), 0
     for indices, (rows, width) in batches_by_length(widths, batch_tokens):
-        source_BS, labels_BT = np.full((2, rows, width), config.model.pad_id, np.int32)
-        lengths_B2 = np.zeros((rows, 2), np.int32)
-        for row, index in enumerate(indices):
-            source, output = pairs[index]
-            labels = [*source, *output] if whole else output
-            source_BS[row, :len(source)], labels_BT[row, :len(labels)] = source, labels
-            lengths_B2[row] = len(source), len(labels)
-        values_B = jax.device_get(measure(params, source_BS, *lengths_B2.T.copy(), labels_BT))
+        sources, outputs = zip(*(pairs[index] for index in indices))
+        labels = [[*pair[0], *pair[1]] for pair in zip(sources, outputs)] if whole else outputs
+        (source_BS, source_lengths_B), (labels_BT, lengths_B) = (
+            padded(side, (rows, width), config.model.pad_id) for side in (sources, labels))
+        values_B = jax.device_get(
+            measure(params, source_BS, source_lengths_B, lengths_B, labels_BT))
         for index, value in zip(indices, values_B):
             found[index] = float(value)
         done += len(indices)

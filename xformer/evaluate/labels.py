@@ -49,7 +49,10 @@ def guess(examples: Sequence[Labelled], config: Config, model: nn.Module, params
         if cut := store.manifest['cut']:
             say(f'texts beyond model.max_length={config.model.max_length}, cut there: {cut:,}')
         objective = make_objective(config, store, tokenizers)
-        outputs = list(_outputs(objective, config, model, params, compilations, progress))
+        rows = max(1, len(objective))  # of an answer: windows, several to an example
+        outputs = list(_outputs(
+            objective, config, model, params, compilations,
+            lambda done: progress(done * len(examples) // rows)))
         if kind == 'answer':
             return _answers(examples, objective, outputs, tokenizers)
         return [_read(kind, *numbers, tokenizers)

@@ -74,11 +74,8 @@ def tagged_sentences() -> Iterator[Labelled]:
 def questions() -> Iterator[Labelled]:
     """What a document's animal does to another one; of every third, one that is not there."""
     for i, sentences in enumerate(documents()):
-        context = ' '.join(sentences)
-        start = context.index(' '.join(sentences[-1].split()[4:7]))
-        words = context[start:].split()
-        answer = ' '.join(words[:3])
-        verb = sentences[-1].split()[3]
+        context, words = ' '.join(sentences), sentences[-1].split()
+        verb, answer = words[3], ' '.join(words[4:7])
         asked = Labelled(f'whom does it {verb} last ?', context, [[answer, context.rindex(answer)]])
         yield asked if i % 3 else asked._replace(first='whom does it carry ?', target=[])
 
