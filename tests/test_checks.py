@@ -143,7 +143,7 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'model.max_length=512'),
     (LM, {'data.target_tokenizer': 'word'}, 'data.target_tokenizer has no effect with '
      'data.objective=lm'),
-    (LM, {'data.format': 'tsv'}, 'data.format=tsv does not go with .*=lm; choose jsonl'),
+    (LM, {'data.format': 'tsv'}, 'data.format=tsv does not go with .*=lm; choose text'),
     (SPANS, {'data.format': 'parallel'}, 'data.format=parallel does not go with .*spans'),
     (PAIRS, {'data.format': 'documents'}, 'data.format=documents does not .*=pairs; choose tsv'),
     (PAIRS, {'data.format': 'text'}, 'data.format=text does not go with .*=pairs; choose tsv'),

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -128,44 +129,65 @@ def run(finish, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope='session')
-def trained(shared, finish) -> Path:
+def trained(trained_once) -> Path:
     """What undisturbed training of tiny.py gives. Read it only; `mine` is a copy to change."""
-    return trained_once('tiny', 'trained', shared, finish)
+    return trained_once('tiny')[0]
 
 
 @pytest.fixture(scope='session')
-def language_model(shared, finish) -> Path:
+def language_model(trained_once) -> Path:
     """A decoder that has read the sums. Read it only."""
-    return trained_once('language', 'language', shared, finish)
+    return trained_once('language')[0]
 
 
-def trained_once(experiment: str, name: str, shared: Path, finish) -> Path:
-    """Whichever worker comes first trains, and fills the compile cache of all."""
+@contextmanager
+def first(shared: Path, name: str) -> Iterator[bool]:
+    """Whether this worker is the first to make `name`; the others wait until it has."""
     with open(shared / f'{name}.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / f'{name}.done').exists():
-            result = finish('train', f'--config={experiment}.py', f'--workdir={name}', cwd=shared)
-            assert result.returncode == 0, result.stderr
-            (shared / f'{name}.done').touch()
-    return shared / name
+        done = shared / f'{name}.done'
+        yield not done.exists()
+        done.touch()
 
 
 @pytest.fixture(scope='session')
-def untrained(small, tmp_path_factory) -> Callable[[str], Path]:
+def trained_once(shared, finish) -> Callable[..., tuple[Path, str]]:
+    """trained_once('labels', {'labels.py': ...}): (run folder, what training said) of labels.py in
+    the shared folder, after these files were written. It fills the compile cache of all."""
+    def trained_once(name: str, files: dict[str, str] | None = None) -> tuple[Path, str]:
+        said = shared / f'{name}.said'
+        with first(shared, name) as is_first:
+            if is_first:
+                for file, text in (files or {}).items():
+                    (shared / file).write_text(text)
+                result = finish('train', f'--config={name}.py', f'--workdir={name}', cwd=shared)
+                assert result.returncode == 0, result.stderr
+                said.write_text(result.stderr)
+        return shared / name, said.read_text()
+    return trained_once
+
+
+@pytest.fixture(scope='session')
+def untrained(small, shared) -> Callable[[str], Path]:
     """untrained('encoder'): the run folder of a small model that nobody trained. Read it only."""
     from xformer.config import to_json
     from xformer.train.checkpoint import Checkpoints
 
     @functools.cache
     def untrained(family: str) -> Path:
-        one, folder = small(family), tmp_path_factory.mktemp(family)
+        with first(shared, family) as is_first:
+            if is_first:
+                make(small(family), shared / family)
+        return shared / family
+
+    def make(one, folder: Path) -> None:
+        folder.mkdir()
         (folder / 'config.json').write_text(to_json(one.config))
         (folder / 'manifest.json').write_text('{"data_fingerprint": ""}')
         one.tokenizers.save(folder)
         checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print)
         checkpoints.save(7, {'params': one.params}, {'dev/loss': 1.0})
         checkpoints.wait()
-        return folder
     return untrained
 
 

@@ -25,6 +25,23 @@ def generate(run, trained):
     return generate
 
 
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """call('--model=...', ..., text=standard input): what the command writes to stdout.
+
+    It is called from here, which saves its start.
+    """
+    monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args, text: str = '') -> str:
+        monkeypatch.setattr('sys.stdin', io.StringIO(text))
+        command.main(['generate', *map(str, args)])
+        call.stderr = (captured := capsys.readouterr()).err
+        return captured.out
+    return call
+
+
 def test_prompts_a_file_and_standard_input_are_the_same(generate, trained, contents, tmp_path):
     before = contents(trained)
     lines = '\n'.join(WORDS) + '\n'
@@ -35,19 +52,19 @@ def test_prompts_a_file_and_standard_input_are_the_same(generate, trained, conte
     assert contents(trained) == before
 
 
-def test_two_prompts_give_what_they_gave_among_forty(generate):
-    among = generate('--input=-', '--json', text='\n'.join(WORDS)).splitlines()
-    alone = generate(f'--prompt={WORDS[0]}', f'--prompt={WORDS[1]}', '--json').splitlines()
+def test_two_prompts_give_what_they_gave_among_forty(call, trained):
+    forty = [f'--prompt={word}' for word in WORDS]
+    among = call(f'--model={trained}', *forty, '--json').splitlines()
+    alone = call(f'--model={trained}', *forty[:2], '--json').splitlines()
     for found, wanted in zip(map(json.loads, alone), map(json.loads, among[:2]), strict=True):
         assert found['source'] == wanted['source']
         assert found['outputs'][0]['text'] == wanted['outputs'][0]['text']
         assert abs(found['outputs'][0]['score'] - wanted['outputs'][0]['score']) < 1e-5
 
 
-def test_several_outputs_come_best_first(generate):
-    lines = '\n'.join(WORDS)
-    as_json = generate('--input=-', '--num_outputs=3', '--json', text=lines)
-    as_text = generate('--input=-', '--num_outputs=3', text=lines)
+def test_several_outputs_come_best_first(call, trained):
+    asked = (f'--model={trained}', '--num_outputs=3', *(f'--prompt={word}' for word in WORDS))
+    as_json, as_text = call(*asked, '--json'), call(*asked)
     assert as_text.splitlines() == ['\t'.join(
         output['text'] for output in json.loads(line)['outputs']) for line in as_json.splitlines()]
     assert len(set(as_text.splitlines())) > 1  # else the order would not show
@@ -84,22 +101,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(start, trained, tmp_path):
         stderr = process.stderr.read()
     assert json.loads(first)['source'] == 'abcd'
     assert (process.returncode, stderr) == (0, '')
-
-
-# ---- the command called from here, which saves its start ----
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """call('--model=...', ..., text=standard input): what the command writes to stdout."""
-    monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args, text: str = '') -> str:
-        monkeypatch.setattr('sys.stdin', io.StringIO(text))
-        command.main(['generate', *map(str, args)])
-        call.stderr = (captured := capsys.readouterr()).err
-        return captured.out
-    return call
 
 
 GREEDY = '--config.decode.beam_size=1'

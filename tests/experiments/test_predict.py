@@ -21,16 +21,12 @@ CONFIG = Config(
 
 
 @pytest.fixture(scope='module')
-def labels(untrained, finish, tmp_path_factory):
+def labels(untrained, trained_once):
     """(run folder, what training said) of a classifier that begins with an untrained encoder."""
-    folder = tmp_path_factory.mktemp('labels')
     texts = [f'{x}{y}{z} {z}{x}' for x in 'abcdefgh' for y in 'abcdefgh' for z in 'abcdefgh']
-    (folder / 'labels.tsv').write_text(''.join(
-        f'{text}\t{"yes" if "a" in text else "no"}\n' for text in texts))
-    (folder / 'labels.py').write_text(LABELS.format(source=str(untrained('encoder'))))
-    result = finish('train', '--config=labels.py', '--workdir=run', cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder / 'run', result.stderr
+    return trained_once('labels', {
+        'labels.tsv': ''.join(f'{text}\t{"yes" if "a" in text else "no"}\n' for text in texts),
+        'labels.py': LABELS.format(source=str(untrained('encoder')))})
 
 
 def test_training_says_what_it_began_with_and_when_it_stopped(labels, rows):
@@ -50,7 +46,7 @@ def test_training_says_what_it_began_with_and_when_it_stopped(labels, rows):
 def test_the_same_command_again_changes_nothing(labels, finish):
     run, _ = labels
     before = (run / 'metrics.jsonl').read_bytes()
-    result = finish('train', '--config=labels.py', '--workdir=run', cwd=run.parent)
+    result = finish('train', '--config=labels.py', '--workdir=labels', cwd=run.parent)
     assert result.returncode == 0 and (run / 'metrics.jsonl').read_bytes() == before
 
 

@@ -11,7 +11,7 @@ from xformer.models import build
 from xformer.train.parallel import Parallel
 from xformer.train.step import TrainState, make_steps
 
-V, ROWS, T, P = 13, 16, 8, 3
+V, ROWS, T, P = 13, 32, 8, 3
 BASE = {'model.d_model': 16, 'model.num_heads': 2, 'model.d_ff': 24, 'model.vocab_size': V,
         'model.max_length': T, 'model.layers': 'unroll', 'model.dropout': 0.0,
         'optim.schedule': 'constant', 'optim.peak_learning_rate': 0.01, 'optim.clip_norm': 1.0,
