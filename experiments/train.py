@@ -39,8 +39,9 @@ def main(argv: list[str]) -> None:
                        sections=SECTIONS)
     name, config = configs.load(values.config)
     config = cli.changed(config, values)
-    if config.train.init_from:
-        config = _like(config, Path(config.train.init_from))
+    begins, teacher = config.train.init_from, config.train.teacher
+    if begins or teacher:
+        config = _like(config, Path(begins or teacher), only_tokenizer=not begins)
     if values.print_config:
         print(to_json(config), end='')
         return
@@ -52,27 +53,38 @@ def main(argv: list[str]) -> None:
         return
     from xformer.report import write_report
     from xformer.train.loop import train
-    train(config, folder, _start(config) if config.train.init_from else None)
+    train(config, folder, _start(begins) if begins else None,
+          _teacher(teacher) if teacher else None)
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
 
 
-def _like(config: Config, source: Path) -> Config:
+def _like(config: Config, source: Path, only_tokenizer: bool) -> Config:
     """With the architecture and the tokenizer of the run that it begins with."""
-    config, changes = adapted(config, read_config(source))
+    config, changes = adapted(config, read_config(source), only_tokenizer)
     if changes:
         listed = ', '.join(f'{name}={value}' for name, value in changes.items())
         say(f'as {source}: {listed}')
     return validate(config)
 
 
-def _start(config: Config):
-    from xformer.run import open_run
+def _start(source: str):
     from xformer.train.start import Start
-    source = Path(config.train.init_from)
-    run = open_run(source, read_config(source), 'best', say)
-    return Start(run.tokenizers, run.params, {
-        'run': str(source), 'checkpoint': run.checkpoint,
-        'data_fingerprint': run.manifest['data_fingerprint']})
+    run, origin = _open(source)
+    return Start(run.tokenizers, run.params, origin)
+
+
+def _teacher(source: str):
+    from xformer.train.distil import Teacher
+    run, origin = _open(source)
+    return Teacher(run.config, run.model, run.params, run.tokenizers, origin)
+
+
+def _open(source: str):
+    """(the run, what the manifest says of it)"""
+    from xformer.run import open_run
+    run = open_run(Path(source), read_config(Path(source)), 'best', say)
+    return run, {'run': source, 'checkpoint': run.checkpoint,
+                 'data_fingerprint': run.manifest['data_fingerprint']}
 
 
 def _print_estimate(config: Config) -> None:

@@ -55,7 +55,8 @@ SOUND = [
     PAIRS | {'optim.schedule': 'constant', 'optim.warmup_steps': 10**9},
     PAIRS | {'optim.schedule': 'rsqrt', 'optim.optimizer': 'adafactor'},
     PAIRS | {'optim.weight_decay': 0.1}, PAIRS | {'optim.optimizer': 'adam', 'optim.beta1': 0.5},
-    PAIRS | {'train.accumulate': 4},
+    PAIRS | {'train.accumulate': 4}, LM | {'train.teacher': 'runs/x', 'train.temperature': 1.0},
+    LABELS | {'train.teacher': 'runs/x', 'train.cosine_weight': 1.0, 'train.soft_weight': 0.0},
     # decoding
     PAIRS | {'decode.max_length': 512},
     PAIRS | {'decode.max_new_tokens': 9, 'decode.min_length': 9},
@@ -91,6 +92,7 @@ def test_every_experiment_makes_sense(spec):
 
 
 REGRESS = LABELS | {'data.objective': 'regress'}
+TAUGHT = LABELS | {'train.teacher': 'runs/x'}
 NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (PAIRS, {'model.num_decoder_layers': 0}, 'model.family=seq2seq does not go with 6 encoder and '
      '0 decoder layers: .*seq2seq both above 0'),
@@ -160,6 +162,14 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'data.tokenizer=char'),
     (PAIRS | NAMED, {'data.format': 'lines'},
      'data.format has no effect with a named data.dataset'),
+    (LABELS, {'train.temperature': 1.0}, 'train.temperature has no effect without train.teacher'),
+    (LABELS, {'train.soft_weight': 2.0}, 'train.soft_weight has no effect without train.teacher'),
+    (LABELS, {'train.cosine_weight': 1.0}, 'cosine_weight has no effect without train.teacher'),
+    (REGRESS, {'train.teacher': 'runs/x'}, 'train.teacher has no effect with .*=regress'),
+    (TAUGHT, {'train.temperature': 0.0}, 'train.temperature must be above 0'),
+    (TAUGHT, {'train.soft_weight': 0.0}, 'train.soft_weight=0 and train.cosine_weight=0 leave'),
+    (LM | {'train.teacher': 'runs/x'}, {'train.cosine_weight': 1.0},
+     'train.cosine_weight has no effect with model.family=decoder'),
     (REGRESS, {'optim.label_smoothing': 0.2}, 'label_smoothing has no effect with .*=regress'),
     (LABELS, {'data.format': 'conll'}, 'data.format=conll does not .*; choose tsv or jsonl'),
     (LABELS, {'data.sequence_length': 9}, 'data.sequence_length has no effect'),

@@ -64,7 +64,8 @@ _RANGES = {  # name: (least, most, most is allowed)
         'data.per_label',
         'optim.peak_learning_rate', 'optim.noam_factor', 'optim.warmup_steps',
         'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon', 'train.seed',
-        'train.keep_best', 'train.patience', 'parallel.devices', 'decode.diversity', 'decode.alpha',
+        'train.keep_best', 'train.patience', 'train.soft_weight', 'train.cosine_weight',
+        'train.temperature', 'parallel.devices', 'decode.diversity', 'decode.alpha',
         'decode.max_length', 'decode.max_new_tokens', 'decode.min_length',
         'decode.repetition_penalty', 'decode.no_repeat_ngram', 'decode.temperature',
         'decode.top_k', 'decode.seed')},
@@ -88,6 +89,7 @@ def _whole_checks(config: Config):
     yield (config.data.batch_multiple % config.train.accumulate == 0,
            f'data.batch_multiple={config.data.batch_multiple} is not divisible by '
            f'train.accumulate={config.train.accumulate}; choose a multiple')
+    yield from _teacher_checks(config)
     yield from _decode_checks(config.decode, config.model)
 
 
@@ -213,6 +215,22 @@ def _optim_checks(optim: OptimConfig, train: TrainConfig):
            or adam == (default.beta1, default.beta2, default.epsilon),
            'optim.beta1, optim.beta2 and optim.epsilon have no effect with '
            'optim.optimizer=adafactor')
+
+
+def _teacher_checks(config: Config):
+    train, objective, default = config.train, config.data.objective, TrainConfig()
+    for name in ('temperature', 'soft_weight', 'cosine_weight'):
+        yield (train.teacher or getattr(train, name) == getattr(default, name),
+               f'train.{name} has no effect without train.teacher')
+    yield (not train.teacher or objective not in ('regress', 'answer'),
+           f'train.teacher has no effect with data.objective={objective}, which has no '
+           'distribution over tokens or labels')
+    yield train.temperature > 0, 'train.temperature must be above 0'
+    yield (train.soft_weight or train.cosine_weight,
+           'train.soft_weight=0 and train.cosine_weight=0 leave train.teacher without effect')
+    yield (not train.cosine_weight or config.model.family == 'encoder',
+           f'train.cosine_weight has no effect with model.family={config.model.family}; it is for '
+           'an encoder')
 
 
 def _decode_checks(decode: DecodeConfig, model: ModelConfig):

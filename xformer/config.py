@@ -172,6 +172,11 @@ class TrainConfig:
     best_by: str = option('dev/loss:min', 'which checkpoint is best: dev/METRIC:min or :max')
     patience: int = option(0, 'stop after this many evaluations without a better one; 0 never')
     init_from: str = option('', 'begin with the tokenizer, architecture and parameters of this run')
+    teacher: str = option('', 'learn also what this run says of every batch, with its tokenizer '
+                          '(distillation)')
+    temperature: float = option(2.0, 'of both distributions, for train.teacher')
+    soft_weight: float = option(1.0, "weight of the cross-entropy to the teacher's distribution")
+    cosine_weight: float = option(0.0, 'weight of 1 - cosine of the hidden states, for an encoder')
     freeze: str = option('', 'parameters that stay as they are: paths joined by commas (encoder)')
 
 
@@ -353,9 +358,16 @@ _TOKENIZER = {f'data.{name}' for name in (
     'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}
 
 
-def adapted(config: Config, source: Config) -> tuple[Config, dict[str, Any]]:
-    """`config` with the architecture and tokenizer of `source`; {name: value} of what changed."""
-    taken = {name for name in leaves() if name.startswith('model.')} - _FREE | _TOKENIZER
+def adapted(config: Config, source: Config, only_tokenizer: bool = False
+            ) -> tuple[Config, dict[str, Any]]:
+    """`config` with the architecture and tokenizer of `source`; {name: value} of what changed.
+
+    A student (train.teacher) may have fewer layers than what it begins with.
+    """
+    taken = {name for name in leaves() if name.startswith('model.')} - _FREE
+    if config.train.teacher:
+        taken -= {'model.num_encoder_layers', 'model.num_decoder_layers'}
+    taken = _TOKENIZER if only_tokenizer else taken | _TOKENIZER
     changes = {name: value for name, (_, value) in diff(config, source).items() if name in taken}
     return override(config, changes), changes
 

@@ -19,7 +19,7 @@ CONFIG = Config(
     model=ModelConfig(
         num_encoder_layers=4, num_decoder_layers=4, d_model=128, num_heads=4, d_ff=256,
         max_length=128, dropout=0.1, layers='unroll'),
-    data=DataConfig(dataset='multi30k_en_de_bpe', tokenizer='word', batch_tokens=4096,
+    data=DataConfig(dataset='multi30k_en_de_bpe', tokenizer='word', batch_tokens=2048,
                     score='bleu_tokenised', too_long='drop'),
     optim=OptimConfig(schedule='inverse_sqrt', peak_learning_rate=3e-3, warmup_steps=500,
                       clip_norm=1.0, label_smoothing=0.1),

@@ -50,6 +50,23 @@ def test_the_same_command_again_changes_nothing(labels, finish):
     assert result.returncode == 0 and (run / 'metrics.jsonl').read_bytes() == before
 
 
+def test_a_student_learns_what_its_teacher_says(labels, finish, rows):
+    teacher, _ = labels
+    result = finish(
+        'train', '--config=labels.py', '--workdir=student', '--config.train.teacher=labels',
+        '--config.train.init_from=labels', '--config.train.cosine_weight=1',
+        '--config.model.num_encoder_layers=1', '--config.train.steps=8', cwd=teacher.parent)
+    assert result.returncode == 0, result.stderr
+    student = teacher.parent / 'student'
+    assert json.loads((student / 'config.json').read_text())['model']['num_encoder_layers'] == 1
+    manifest = json.loads((student / 'manifest.json').read_text())
+    assert manifest['teacher'] == manifest['init_from'] and manifest['teacher']['run'] == 'labels'
+    assert 'new' not in result.stderr.split('parameters of labels')[1]
+    seen = rows(student / 'metrics.jsonl')
+    assert all({'soft_nll', 'cosine_distance'} < row.keys() for row in seen)
+    assert seen[-1]['cosine_distance'] < seen[0]['cosine_distance']
+
+
 def test_evaluation_finds_what_training_found(labels, rows):
     run, _ = labels
     evaluate.main(['evaluate', f'--model={run}'])

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from xformer.config import ModelConfig
 from xformer.models.decoder import Decoder
@@ -58,17 +57,9 @@ def test_smoothing_is_least_at_the_smoothed_distribution_itself():
     np.testing.assert_allclose(gradient, 0, atol=1e-7)
 
 
-class Echo(nn.Module):
-    """A model whose logits are parameters, one table for each row: made to be differentiated."""
-
-    def __call__(self, source_BS, source_lengths_B, inputs_BT):
-        return self.variables['params']['logits_BTV']
-
-
 def batch_of(labels_BT, lengths):
-    labels_BT = np.asarray(labels_BT, np.int32)
-    return {'source_BS': labels_BT, 'source_lengths_B': np.asarray(lengths, np.int32),
-            'inputs_BT': labels_BT, 'labels_BT': labels_BT,
+    """What the loss of pairs reads of a batch."""
+    return {'labels_BT': np.asarray(labels_BT, np.int32),
             'target_lengths_B': np.asarray(lengths, np.int32)}
 
 
@@ -80,7 +71,7 @@ def logits_BTV():
 def test_sums_and_weights_count_real_tokens_only(logits_BTV):
     labels_BT, lengths = [[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]], [4, 2, 0]
     batch = batch_of(labels_BT, lengths)
-    sums = FAMILIES['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV}, batch, {}, 0.1)['tokens']
+    sums = FAMILIES['seq2seq'].sums(logits_BTV, batch, 0.1)['tokens']
     real = [(b, t) for b in range(3) for t in range(lengths[b])]
     expected = np.sum([by_definition(logits_BTV[b, t].tolist(), labels_BT[b][t], 0.1)
                        for b, t in real], axis=0)
@@ -99,8 +90,8 @@ def test_whatever_stands_in_the_padding_is_irrelevant(logits_BTV, garbage):
     dirty = np.where(np.arange(4) < np.array(lengths)[:, None], clean, garbage)
 
     def loss(logits_BTV, labels_BT):
-        return FAMILIES['seq2seq'].sums(Echo(), {'logits_BTV': logits_BTV},
-                                     batch_of(labels_BT, lengths), {}, 0.1)['tokens']['loss']
+        return FAMILIES['seq2seq'].sums(
+            logits_BTV, batch_of(labels_BT, lengths), 0.1)['tokens']['loss']
     expected, expected_gradient = jax.value_and_grad(loss)(logits_BTV, clean)
     value, gradient = jax.value_and_grad(loss)(logits_BTV, dirty)
     assert value == expected
@@ -120,6 +111,10 @@ def random_params(model, *inputs):
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32),
                         shapes)
+
+
+def said(model, params, task, batch):
+    return model.apply({'params': params}, *task.inputs(batch))
 
 
 def language_batch(documents, slots: int):
@@ -144,7 +139,7 @@ def test_packed_documents_have_the_loss_they_have_alone(positions):
 
     def seen(documents):
         batch = language_batch(documents, 12)
-        return (task.sums(model, params, batch, {}, 0.1)['tokens'],
+        return (task.sums(said(model, params, task, batch), batch, 0.1)['tokens'],
                 float(task.weights(batch)['tokens']))
     together, tokens = seen(documents)
     alone = [seen([document]) for document in documents]
@@ -171,7 +166,8 @@ def masked():
 def test_masked_tokens_and_next_sentences_are_two_terms_of_one_loss(masked):
     model, params, batch = masked
     task = FAMILIES['encoder']
-    sums, weights = task.sums(model, params, batch, {}, 0.1), task.weights(batch)
+    sums = task.sums(said(model, params, task, batch), batch, 0.1)
+    weights = task.weights(batch)
     assert weights == {'tokens': 3.0, 'nsp': 2.0}
     logits_BPV, logits_B2 = model.apply(
         {'params': params}, batch['inputs_BS'], batch['lengths_B'], batch['types_BS'],
@@ -191,9 +187,11 @@ def test_masked_tokens_and_next_sentences_are_two_terms_of_one_loss(masked):
 def test_each_row_alone_has_its_part_of_the_sums(masked):
     model, params, batch = masked
     task = FAMILIES['encoder']
-    whole = task.sums(model, params, batch, {}, 0.0)
-    rows = [task.sums(model, params, {name: values[b:b + 1] for name, values in batch.items()},
-                      {}, 0.0) for b in range(3)]
+
+    def sums(batch):
+        return task.sums(said(model, params, task, batch), batch, 0.0)
+    whole = sums(batch)
+    rows = [sums({name: values[b:b + 1] for name, values in batch.items()}) for b in range(3)]
     for term, names in whole.items():
         for name, value in names.items():
             assert float(value) == pytest.approx(sum(float(row[term][name]) for row in rows),

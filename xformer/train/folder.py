@@ -69,7 +69,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
-                  origin: dict | None = None) -> None:
+                  origins: dict[str, dict | None]) -> None:
     """Write what the run is: config, tokenizers, held-out texts, manifest. Idempotent.
 
     A folder of the same configuration whose data have changed since is refused.
@@ -88,7 +88,7 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
         with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
             for example in read_examples(config.data, split):
                 file.write(json.dumps(list(example), ensure_ascii=False) + '\n')
-    about = describe(corpus, parallel) | ({'init_from': origin} if origin else {})
+    about = describe(corpus, parallel) | {name: run for name, run in origins.items() if run}
     write_atomically(manifest, json.dumps(about, indent=2) + '\n')
 
 

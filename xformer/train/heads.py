@@ -4,27 +4,28 @@ Beside the loss, sums hold what scores of a whole split are made of: counts of (
 classes, moments for numbers. They add over devices and batches; `scores` is taken at the end.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from xformer.models.heads import answer_logits
 from xformer.train.loss import MAIN, Batch, Sums, Task, count, term
 
 
-def _apply(model: nn.Module, params, batch: Batch, rngs):
-    return model.apply({'params': params}, batch['inputs_BS'], batch['lengths_B'],
-                       batch['types_BS'], rngs=rngs)
+def _inputs(batch: Batch):
+    return batch['inputs_BS'], batch['lengths_B'], batch['types_BS']
 
 
-def _real(batch: Batch) -> jax.Array:
+def _rows(batch: Batch) -> jax.Array:
+    """Rows that hold an example."""
     return batch['lengths_B'] > 0
 
 
-def _row_weights(batch: Batch):
-    """The number of examples."""
-    return {MAIN: count(_real(batch))}
+def _words(batch: Batch) -> jax.Array:
+    """The first token of each word."""
+    return (batch['labels_BS'] >= 0) & _rows(batch)[:, None]
 
 
 def _classes(logits, labels, real, smoothing) -> Sums:
@@ -37,36 +38,28 @@ def _classes(logits, labels, real, smoothing) -> Sums:
             | {'counts_CC': counts_CC.astype(jnp.float32)}}
 
 
-def _class_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+def _class_sums(logits_BC, batch: Batch, smoothing: float) -> Sums:
     """Of the label of each text or pair."""
-    return _classes(_apply(model, params, batch, rngs), batch['labels_B'], _real(batch), smoothing)
+    return _classes(logits_BC, batch['labels_B'], _rows(batch), smoothing)
 
 
-def _tag_weights(batch: Batch):
-    """The number of words."""
-    return {MAIN: count(batch['labels_BS'] >= 0)}
-
-
-def _tag_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+def _tag_sums(logits_BSC, batch: Batch, smoothing: float) -> Sums:
     """Of the tag of each word, at its first token."""
-    labels_BS = batch['labels_BS']
-    real_BS = (labels_BS >= 0) & _real(batch)[:, None]
-    return _classes(_apply(model, params, batch, rngs), labels_BS, real_BS, smoothing)
+    return _classes(logits_BSC, batch['labels_BS'], _words(batch), smoothing)
 
 
-def _number_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+def _number_sums(outputs_B1, batch: Batch, smoothing: float) -> Sums:
     """The squared error of each number, and the moments that a correlation is made of."""
-    x_B = _apply(model, params, batch, rngs)[:, 0]
-    y_B, real_B = batch['numbers_B'], _real(batch)
+    x_B, y_B, real_B = outputs_B1[:, 0], batch['numbers_B'], _rows(batch)
     moments_6 = jnp.stack([jnp.where(real_B, each, 0.0).sum() for each in (
         jnp.ones_like(x_B), x_B, y_B, x_B * x_B, y_B * y_B, x_B * y_B)])
     return {MAIN: {'loss': jnp.where(real_B, (x_B - y_B) ** 2, 0.0).sum(), 'moments_6': moments_6}}
 
 
-def _answer_sums(model, params, batch: Batch, rngs, smoothing: float) -> Sums:
+def _answer_sums(outputs_BS2, batch: Batch, smoothing: float) -> Sums:
     """The mean of the losses of the first and the last token; right where both are."""
-    logits_B2S = answer_logits(_apply(model, params, batch, rngs), batch['types_BS'])
-    labels_B2, real_B = batch['labels_B2'], _real(batch)
+    logits_B2S = answer_logits(outputs_BS2, batch['types_BS'])
+    labels_B2, real_B = batch['labels_B2'], _rows(batch)
     sums = term(logits_B2S, labels_B2, real_B[:, None], 0.0)
     right_B = (logits_B2S.argmax(-1) == labels_B2).all(-1)
     return {MAIN: {'loss': sums['loss'] / 2, 'nll': sums['nll'] / 2,
@@ -93,7 +86,12 @@ def number_scores(sums: Sums) -> dict[str, float]:
     return {'pearson': float((n * xy - x * y) / np.sqrt(spread)) if spread > 0 else 0.0}
 
 
-HEADS = {'classify': Task(_row_weights, _class_sums, class_scores),
-         'regress': Task(_row_weights, _number_sums, number_scores),
-         'tag': Task(_tag_weights, _tag_sums, class_scores),
-         'answer': Task(_row_weights, _answer_sums)}
+def _head(real: Callable, sums: Callable, scores: Callable = lambda sums: {}) -> Task:
+    """A task whose one term counts what is real."""
+    return Task(_inputs, real, lambda batch: {MAIN: count(real(batch))}, sums, scores)
+
+
+HEADS = {'classify': _head(_rows, _class_sums, class_scores),
+         'regress': _head(_rows, _number_sums, number_scores),
+         'tag': _head(_words, _tag_sums, class_scores),
+         'answer': _head(_rows, _answer_sums)}

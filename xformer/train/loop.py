@@ -18,6 +18,7 @@ from xformer.data.pipeline import Corpus, prefetch, prepare
 from xformer.data.plan import BatchPlan, make_plan, sequential_batches
 from xformer.models import build
 from xformer.train.checkpoint import Checkpoints
+from xformer.train.distil import Teacher, check_teacher, make_teach
 from xformer.train.folder import check_folder, create_folder, only_writer
 from xformer.train.parallel import Parallel
 from xformer.train.start import Start, merged
@@ -38,9 +39,10 @@ class Stopped(Ending):
     exit_code = 75
 
 
-def train(config: Config, folder: Path, start: Start | None = None) -> TrainState:
+def train(config: Config, folder: Path, start: Start | None = None,
+          teacher: Teacher | None = None) -> TrainState:
     """Train to config.train.steps in `folder`, from its newest checkpoint if it has one, or else
-    from `start`.
+    from `start`; with what `teacher` says of every batch.
 
     Raises UserError, NotFinite or Stopped; whichever it is, nothing that was saved is lost.
     """
@@ -48,8 +50,11 @@ def train(config: Config, folder: Path, start: Start | None = None) -> TrainStat
     check_folder(folder, given)
     parallel = Parallel(config)
     with interruptible() as interrupt:
-        corpus = prepare(config, say, start and start.tokenizers)
+        begun = start or teacher
+        corpus = prepare(config, say, begun and begun.tokenizers)
         config = resolve(config, corpus)
+        if teacher:
+            check_teacher(teacher, config, corpus.tokenizers)
         learn, dev = (make_objective(config, corpus.stores[split], corpus.tokenizers)
                       for split in ('train', 'dev'))
         plan = make_plan(learn, corpus.fingerprint, config.data, config.train.seed)
@@ -66,8 +71,9 @@ def train(config: Config, folder: Path, start: Start | None = None) -> TrainStat
 
         with only_writer(folder):
             check_folder(folder, given)  # again: another process may have made it meanwhile
-            create_folder(folder, config, corpus, parallel.describe(), start and start.origin)
-            training = Training(config, folder, parallel, start)
+            create_folder(folder, config, corpus, parallel.describe(), {
+                'init_from': start and start.origin, 'teacher': teacher and teacher.origin})
+            training = Training(config, folder, parallel, start, teacher)
             training.telemetry.say(_opening(corpus, len(learn), plan, training))
             try:
                 training.run(make_batch, dev_batches, interrupt)
@@ -99,7 +105,8 @@ def resolve(config: Config, corpus: Corpus) -> Config:
 class Training:
     """The state of a run and the functions that change it."""
 
-    def __init__(self, config: Config, folder: Path, parallel: Parallel, start: Start | None):
+    def __init__(self, config: Config, folder: Path, parallel: Parallel, start: Start | None,
+                 teacher: Teacher | None):
         self.config, self.parallel = config, parallel
         self.checkpoints = Checkpoints(folder / 'checkpoints', config.train.keep_last,
                                        config.train.keep_best, say, config.train.best_by)
@@ -108,6 +115,12 @@ class Training:
         init, self.train_step, self.evaluate_step = (
             self.compilations.wrap(name, jitted) for name, jitted in zip(
                 ('init', 'train_step', 'evaluate'), parallel.compile(steps)))
+        self.place = parallel.place
+        if teacher:
+            teach = self.compilations.wrap('teach', parallel.compile_on_batches(
+                make_teach(config, teacher.model)))
+            taught_by = jax.device_put(teacher.params, parallel.replicated)
+            self.place = lambda batch: teach(taught_by, parallel.place(batch))
 
         shapes = jax.eval_shape(steps.init)
         restored = self.checkpoints.restore(_fields(jax.tree.map(
@@ -136,8 +149,7 @@ class Training:
         steps = self.start if self.out_of_patience() else train.steps  # done, if it was before
         for i, (batch, waited) in enumerate(prefetch(make_batch, self.start, steps),
                                             start=self.start):
-            self.state, metrics = self.train_step(self.state, self.parallel.place(batch),
-                                                  np.int32(i))
+            self.state, metrics = self.train_step(self.state, self.place(batch), np.int32(i))
             log.spent('data_wait', waited)
             log.saw(real_tokens(batch))
             if pending:

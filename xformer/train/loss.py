@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from xformer.nn.masks import Packing
 
@@ -24,8 +23,10 @@ MAIN, SEQUENCE, NEXT_SENTENCE = 'tokens', 'sequence', 'nsp'
 class Task(NamedTuple):
     """What a model is trained on."""
 
+    inputs: Callable  # (batch) -> what the model is applied to
+    real: Callable  # (batch) -> which of the main term's labels count
     weights: Callable  # (batch) -> {term: how many it counts}
-    sums: Callable  # (model, params, batch, rngs, label_smoothing) -> Sums
+    sums: Callable  # (outputs, batch, label_smoothing) -> Sums
     scores: Callable = lambda sums: {}  # of a whole split, what is more than a mean
 
 
@@ -51,7 +52,7 @@ def term(logits, labels, real, label_smoothing: float = 0.0) -> dict[str, jax.Ar
             'correct': ((logits.argmax(-1) == labels) & real).sum().astype(jnp.float32)}
 
 
-def _below(lengths_B: jax.Array, slots: int) -> jax.Array:
+def below(lengths_B: jax.Array, slots: int) -> jax.Array:
     """True in the first lengths_B of each row's slots."""
     return jnp.arange(slots)[None] < lengths_B[:, None]
 
@@ -68,45 +69,64 @@ def _sequences(logits_BTV, labels_BT, real_BT) -> dict[str, jax.Array]:
     return {'correct': count(right_BT.all(-1) & real_BT.any(-1))}
 
 
+# encoder-decoder: the target, given the source and the target so far
+
+def _pair_inputs(batch: Batch):
+    return batch['source_BS'], batch['source_lengths_B'], batch['inputs_BT']
+
+
+def _pair_real(batch: Batch) -> jax.Array:
+    return below(batch['target_lengths_B'], batch['labels_BT'].shape[1])
+
+
 def _pair_weights(batch: Batch):
     """The number of target tokens, end tokens included, and of targets."""
     lengths_B = batch['target_lengths_B']
     return {MAIN: count(lengths_B), SEQUENCE: count(lengths_B > 0)}
 
 
-def _pair_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
-    """Of the target, given the source and the target so far."""
-    logits_BTV = model.apply({'params': params}, batch['source_BS'], batch['source_lengths_B'],
-                             batch['inputs_BT'], rngs=rngs)
-    labels_BT = batch['labels_BT']
-    real_BT = _below(batch['target_lengths_B'], labels_BT.shape[1])
+def _pair_sums(logits_BTV, batch: Batch, label_smoothing: float) -> Sums:
+    labels_BT, real_BT = batch['labels_BT'], _pair_real(batch)
     return {MAIN: term(logits_BTV, labels_BT, real_BT, label_smoothing),
             SEQUENCE: _sequences(logits_BTV, labels_BT, real_BT)}
 
 
-def _scored(batch: Batch):
-    """Where labels count: everywhere in a text, but in a pair only in its target."""
+# decoder: every token, given those before it in its document
+
+def _language_inputs(batch: Batch):
+    return batch['inputs_BT'], Packing(batch['segments_BT'], batch['positions_BT'])
+
+
+def _language_real(batch: Batch) -> jax.Array:
+    """Everywhere in a text, but in a pair only in its target."""
     return batch['scored_BT'] > 0 if 'scored_BT' in batch else batch['segments_BT'] > 0
 
 
 def _language_weights(batch: Batch):
     """The number of tokens and, of pairs, of targets."""
-    real_BT = _scored(batch)
+    real_BT = _language_real(batch)
     weights = {MAIN: count(real_BT)}
     if 'scored_BT' in batch:
         weights[SEQUENCE] = count(real_BT.any(-1))
     return weights
 
 
-def _language_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
-    """Of every token, given those before it in its document."""
-    packing = Packing(batch['segments_BT'], batch['positions_BT'])
-    logits_BTV = model.apply({'params': params}, batch['inputs_BT'], packing, rngs=rngs)
-    labels_BT, real_BT = batch['labels_BT'], _scored(batch)
+def _language_sums(logits_BTV, batch: Batch, label_smoothing: float) -> Sums:
+    labels_BT, real_BT = batch['labels_BT'], _language_real(batch)
     sums = {MAIN: term(logits_BTV, labels_BT, real_BT, label_smoothing)}
     if 'scored_BT' in batch:
         sums[SEQUENCE] = _sequences(logits_BTV, labels_BT, real_BT)
     return sums
+
+
+# encoder: the masked tokens, and whether B follows A (Devlin et al. 2019, section 3.1)
+
+def _masked_inputs(batch: Batch):
+    return batch['inputs_BS'], batch['lengths_B'], batch['types_BS'], batch['masked_BP']
+
+
+def _masked_real(batch: Batch) -> jax.Array:
+    return below(batch['masked_lengths_B'], batch['masked_BP'].shape[1])
 
 
 def _masked_weights(batch: Batch):
@@ -117,27 +137,24 @@ def _masked_weights(batch: Batch):
     return weights
 
 
-def _masked_sums(model: nn.Module, params, batch: Batch, rngs, label_smoothing: float) -> Sums:
-    """Of the masked tokens, and of whether B follows A (Devlin et al. 2019, section 3.1)."""
-    logits_BPV, logits_B2 = model.apply(
-        {'params': params}, batch['inputs_BS'], batch['lengths_B'], batch['types_BS'],
-        batch['masked_BP'], rngs=rngs)
-    labels_BP = batch['masked_labels_BP']
-    real_BP = _below(batch['masked_lengths_B'], labels_BP.shape[1])
-    sums = {MAIN: term(logits_BPV, labels_BP, real_BP, label_smoothing)}
+def _masked_sums(logits, batch: Batch, label_smoothing: float) -> Sums:
+    logits_BPV, logits_B2 = logits
+    sums = {MAIN: term(logits_BPV, batch['masked_labels_BP'], _masked_real(batch),
+                       label_smoothing)}
     if logits_B2 is not None:
         sums[NEXT_SENTENCE] = term(logits_B2, batch['nsp_labels_B'], batch['lengths_B'] > 0)
     return sums
 
 
-FAMILIES = {'seq2seq': Task(_pair_weights, _pair_sums),
-            'decoder': Task(_language_weights, _language_sums),
-            'encoder': Task(_masked_weights, _masked_sums)}
+FAMILIES = {'seq2seq': Task(_pair_inputs, _pair_real, _pair_weights, _pair_sums),
+            'decoder': Task(_language_inputs, _language_real, _language_weights, _language_sums),
+            'encoder': Task(_masked_inputs, _masked_real, _masked_weights, _masked_sums)}
 
 
 def summary(sums: Sums, weights: dict) -> dict:
-    """'loss' (of all terms together), and 'nll' and 'accuracy' of each: 'nll', 'nsp_nll', ...;
-    'sequence_accuracy' is the share of outputs that greedy decoding gets exactly right.
+    """'loss' (of all terms together), and 'nll', 'accuracy' and 'distance' of each that has them:
+    'nll', 'nsp_nll', ...; 'sequence_accuracy' is the share of outputs that greedy decoding gets
+    exactly right.
 
     Works on JAX's and on NumPy's numbers. An empty term counts 0.
     """
@@ -148,5 +165,5 @@ def summary(sums: Sums, weights: dict) -> dict:
     for term in sorted(sums, key=lambda term: term != MAIN):
         prefix = '' if term == MAIN else f'{term}_'
         values |= {prefix + name: mean(term, key) for name, key in (
-            ('nll', 'nll'), ('accuracy', 'correct')) if key in sums[term]}
+            ('nll', 'nll'), ('accuracy', 'correct'), ('distance', 'distance')) if key in sums[term]}
     return values

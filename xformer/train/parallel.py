@@ -35,6 +35,7 @@ class Parallel:
         self._parts = self.num_devices * config.train.accumulate
         self.mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def describe(self) -> dict:
         device = self.mesh.devices[0]
@@ -64,11 +65,16 @@ class Parallel:
             evaluate = jax.jit(steps.evaluate, out_shardings=self.replicated)
         return init, train, evaluate
 
+    def compile_on_batches(self, function: Callable) -> Callable:
+        """(params, batch) -> batch, jitted for the devices, each of which does its own rows."""
+        if self.mode == 'pmap':
+            return jax.pmap(function, AXIS, in_axes=(None, 0), devices=list(self.mesh.devices))
+        return jax.jit(function, out_shardings=self._rows)
+
     def place(self, batch: dict[str, np.ndarray]) -> Batch:
         """The host's batch on the devices, rows split evenly in order."""
         if self.mode == 'pmap':
             batch = {name: value.reshape(self.num_devices, -1, *value.shape[1:])
                      for name, value in batch.items()}
-        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        return {name: jax.make_array_from_process_local_data(sharding, value)
+        return {name: jax.make_array_from_process_local_data(self._rows, value)
                 for name, value in batch.items()}

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from xformer.data.tokenizers import Tokenizers
 
@@ -19,6 +20,8 @@ class Start(NamedTuple):
 def merged(params: dict, given: dict) -> tuple[dict, list[tuple[str, str, int]]]:
     """`params` with those of `given` that have the same path and shape, laid out as before.
 
+    Of a stack with more layers than `params` has, evenly spaced ones are taken (DistilBERT; Sanh
+    et al. 2019, section 3).
     Also a table: (what, path, numbers) with what = 'loaded', 'new' (kept from `params`) or 'left'
     (of `given`, without a place), summed by the first two parts of the path.
     """
@@ -26,6 +29,9 @@ def merged(params: dict, given: dict) -> tuple[dict, list[tuple[str, str, int]]]
 
     def choose(path, leaf):
         found = there.get(path)
+        if found is not None and 'layers' in (part.key for part in path):
+            spaced = np.arange(len(leaf)) * len(found) // len(leaf)
+            found = found[spaced] if len(leaf) < len(found) else found
         if found is None or found.shape != leaf.shape:
             numbers['new', _group(path)] += leaf.size
             return leaf

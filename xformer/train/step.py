@@ -1,6 +1,7 @@
 """The pure training step: (state, batch, index) -> (state, metrics)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from flax import struct
 
 from xformer.config import Config
 from xformer.models import init_params
+from xformer.train import distil
 from xformer.train.loss import Batch, summary
 from xformer.train.optimizer import check_frozen, frozen_at, make_optimizer, make_schedule
 from xformer.train.tasks import task_of
@@ -42,6 +44,8 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
     optimizer, schedule = make_optimizer(config), make_schedule(config)
     smoothing, clip_norm = config.optim.label_smoothing, config.optim.clip_norm
     accumulate, freeze, task = config.train.accumulate, config.train.freeze, task_of(config)
+    teaches = bool(config.train.teacher)
+    outputs_of = partial(distil.forward, config, model)
 
     def held(params):
         """Without a gradient through what is frozen."""
@@ -58,10 +62,17 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
         key = jax.random.fold_in(jax.random.key(config.train.seed), index)
         if axis:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        weights = _across(axis, task.weights(batch))
+        weights = task.weights(batch)
+        if teaches:
+            weights |= distil.weights(weights, batch, config.train)
+        weights = _across(axis, weights)
 
         def loss_of(params, micro_batch, key):
-            sums = task.sums(model, held(params), micro_batch, {'dropout': key}, smoothing)
+            outputs, hidden = outputs_of(held(params), micro_batch, {'dropout': key})
+            sums = task.sums(outputs, micro_batch, smoothing)
+            if teaches:
+                sums |= distil.sums(outputs, hidden, task.real(micro_batch), micro_batch,
+                                    config.train)
             seen = summary(sums, weights)
             return seen['loss'], seen
 
@@ -84,8 +95,8 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
         return state, seen | {'grad_norm': norm, 'learning_rate': schedule(index)}
 
     def evaluate(params, batch: Batch, axis: str | None = None):
-        return _across(axis, (task.sums(model, params, batch, {}, smoothing),
-                              task.weights(batch)))
+        outputs = model.apply({'params': params}, *task.inputs(batch))
+        return _across(axis, (task.sums(outputs, batch, smoothing), task.weights(batch)))
 
     return Steps(init, train, evaluate)
 
