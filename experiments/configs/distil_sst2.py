@@ -1,0 +1,22 @@
+"""A student of half the layers learns SST-2 from its teacher (DistilBERT; Sanh et al. 2019).
+
+Two layers that begin as every other one of runs/finetune_sst2, the cross-entropy to the teacher's
+labels at temperature 2, the cosine of the hidden states, and the true labels. To compare: the same
+student without a teacher (--config.train.teacher= --config.train.cosine_weight=0).
+
+    python -m experiments.train --config=finetune_sst2 \\
+        --config.train.init_from=runs/bert_mini_pretrain
+    python -m experiments.train --config=distil_sst2
+    python -m experiments.evaluate --model=runs/distil_sst2 --split=test
+"""
+
+from experiments.configs import finetune_sst2
+from xformer.config import override
+
+CONFIG = override(finetune_sst2.CONFIG, {
+    'model.num_encoder_layers': 2, 'train.init_from': 'runs/finetune_sst2',
+    'train.teacher': 'runs/finetune_sst2', 'train.soft_weight': 2.5, 'train.cosine_weight': 0.5})
+
+VARIANTS = {'smoke': finetune_sst2.VARIANTS['smoke'] | {
+    'train.init_from': '', 'train.teacher': '', 'train.soft_weight': 1.0,
+    'train.cosine_weight': 0.0}}
