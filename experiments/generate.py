@@ -21,9 +21,16 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import Config, UserError, read_config
+from xformer.checks import validate
+from xformer.config import Config, UserError, override, read_config
 from xformer.console import counting, say
 
+TASKS = {  # settings of decoding that fit, unless they are given
+    # Vaswani et al. 2017, section 6.1
+    'translate': {'beam_size': 4, 'length_penalty': 'gnmt', 'alpha': 0.6},
+    # as BART on XSum (Lewis et al. 2020), whose summaries are one sentence
+    'summarize': {'beam_size': 6, 'length_penalty': 'length', 'alpha': 1.0, 'min_length': 5,
+                  'max_length': 60, 'no_repeat_ngram': 3}}
 SAME_IN_CONFIG = ('max_length', 'max_new_tokens', 'min_length', 'seed')
 
 
@@ -31,6 +38,9 @@ def define(values: flags.FlagValues) -> None:
     reading.define(values)
     reading.define_texts(values, 'a source text or prompt')
     reading.define_output(values)
+    flags.DEFINE_enum('task', None, list(TASKS), 'settings of decoding that fit, unless given: ' +
+                      '; '.join(f'{task} {_listed(settings)}' for task, settings in TASKS.items()),
+                      flag_values=values)
     flags.DEFINE_boolean('json', False, 'write JSON lines {"source", "outputs": [{"text", '
                          '"score"}]} instead of text', flag_values=values)
     flags.DEFINE_integer('num_outputs', 1, 'outputs of each source, best first: of a beam at most '
@@ -65,6 +75,8 @@ def main(argv: list[str]) -> None:
         if values[name].present:
             same.value = str(values[name].value)
     config = reading.config_of(values)
+    if values.task:
+        config = _for_task(config, values)
     if config.model.family == 'encoder':
         raise UserError(f'--model={values.model} is a model of model.family=encoder, which writes '
                         'no outputs; give a decoder or one of seq2seq')
@@ -85,6 +97,19 @@ def main(argv: list[str]) -> None:
     else:
         lines = _outputs(texts, examples, values, config)
     reading.write(values.output, lines, len(texts))
+
+
+def _for_task(config: Config, values) -> Config:
+    """With the settings of --task that are not given; no length beyond what the model takes."""
+    settings = {f'decode.{name}': min(setting, config.model.max_length)
+                if name == 'max_length' else setting
+                for name, setting in TASKS[values.task].items()}
+    return validate(override(config, {name: setting for name, setting in settings.items()
+                                      if values[f'config.{name}'].value is None}))
+
+
+def _listed(settings: dict) -> str:
+    return ', '.join(f'{name}={value}' for name, value in settings.items())
 
 
 def _checks(values, config: Config):
@@ -115,6 +140,9 @@ def _checks(values, config: Config):
            f'--template={values.template} must hold {{source}} and after it {{target}}, each once')
     yield (not values.draft or not sample and decode.beam_size == 1,
            '--draft is for greedy outputs; set --config.decode.beam_size=1')
+    yield (not values.task or config.data.objective == 'pairs',
+           f'--task={values.task} is for a model of pairs (data.objective=pairs), not '
+           f'data.objective={config.data.objective}')
     yield (values.draft or not values['draft_tokens'].present,
            '--draft_tokens has no effect without --draft')
     for name in values:

@@ -144,6 +144,19 @@ def test_samples_repeat_with_their_seed(call, language_model):
     assert samples(1) == first != samples(2)
 
 
+def test_a_task_stands_for_settings_that_may_be_given(call, trained):
+    asked = (f'--model={trained}', '--json', *(f'--prompt={word}' for word in WORDS[:4]))
+    found = call(*asked, '--task=summarize', '--max_length=7', '--min_length=4')
+    assert found == call(
+        *asked, '--config.decode.beam_size=6', '--config.decode.length_penalty=length',
+        '--config.decode.alpha=1', '--config.decode.min_length=4', '--config.decode.max_length=7',
+        '--config.decode.no_repeat_ngram=3')
+    assert call(*asked, '--task=summarize', '--min_length=0') == call(
+        *asked, '--task=summarize', '--min_length=0', '--max_length=8')  # what the model takes
+    assert found != call(*asked, '--task=translate') == call(
+        *asked, '--config.decode.beam_size=4', '--config.decode.alpha=0.6')
+
+
 def test_a_given_output_scores_what_it_scored_when_written(call, trained, tmp_path):
     found = json.loads(call(f'--model={trained}', '--prompt=abdc', '--json', '--num_outputs=2',
                             '--config.decode.alpha=0'))
@@ -177,6 +190,7 @@ REFUSED = {
     'examples without template': (f'--prompt=1 --examples=x {GREEDY}', '--template'),
     'missing examples': (f'--prompt=1 --examples=x --template={{source}}{{target}} {GREEDY}', 'x'),
     'draft with a beam': ('--prompt=1 --draft=x', '--draft', 'decode.beam_size=1'),
+    'task of another kind': ('--prompt=1 --task=translate', '--task=translate', 'pairs'),
     'missing draft': (f'--prompt=1 --draft=nowhere {GREEDY}', 'nowhere'),
     'size of no draft': ('--prompt=1 --draft_tokens=3', '--draft_tokens', '--draft'),
     'options of scoring': (f'--prompt=1 --score {GREEDY}', '--config.decode.beam_size', '--score'),
