@@ -106,8 +106,8 @@ def test_nearest_hints():
     assert nearest('transformer-bse', ['transformer-base', 'x']) == \
         "; did you mean 'transformer-base'?"
     assert nearest('zzz', ['b', 'a']) == '; there are: a, b'
-    assert nearest('zzz', map(str, range(30))).startswith('; there are: 0, 1, 10')
-    assert nearest('zzz', map(str, range(31))) == '; see --help'
+    assert nearest('zzz', map(str, range(40))).startswith('; there are: 0, 1, 10')
+    assert nearest('zzz', map(str, range(41))) == '; see --help'
 
 
 def test_differences():

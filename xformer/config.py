@@ -276,7 +276,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
                  difflib.get_close_matches(name.split('.')[-1], by_leaf, n=1, cutoff=0.5)]
     if close:
         return f'; did you mean {close[0]!r}?'
-    return f'; there are: {", ".join(sorted(known))}' if len(known) <= 30 else '; see --help'
+    return f'; there are: {", ".join(sorted(known))}' if len(known) <= 40 else '; see --help'
 
 
 def parse_value(name: str, leaf: dataclasses.Field, value: Any) -> Any:

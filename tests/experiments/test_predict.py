@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import evaluate, predict
+from experiments import cli, evaluate, predict, train
 from xformer.config import UserError
 
 LABELS = '''"""Whether a text has an a."""
@@ -12,7 +12,7 @@ from xformer.config import *
 
 CONFIG = Config(
     model=ModelConfig(family='encoder', num_encoder_layers=1, num_decoder_layers=0, d_model=8,
-                      num_heads=2, layers='unroll', pooler=True),
+                      num_heads=2, layers='scan', pooler=True),
     data=DataConfig(objective='classify', train='labels.tsv', batch_tokens=256, max_buckets=1),
     optim=OptimConfig(schedule='constant', peak_learning_rate=3e-3, label_smoothing=0.0),
     train=TrainConfig(steps=40, log_every=2, eval_every=4, save_every=4, init_from={source!r},
@@ -50,18 +50,19 @@ def test_the_same_command_again_changes_nothing(labels, finish):
     assert result.returncode == 0 and (run / 'metrics.jsonl').read_bytes() == before
 
 
-def test_a_student_learns_what_its_teacher_says(labels, finish, rows):
+def test_a_student_learns_what_its_teacher_says(labels, rows, tmp_path, monkeypatch, capsys):
     teacher, _ = labels
-    result = finish(
-        'train', '--config=labels.py', '--workdir=student', '--config.train.teacher=labels',
+    student = tmp_path / 'student'
+    monkeypatch.chdir(teacher.parent)
+    monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
+    train.main([
+        'train', '--config=labels.py', f'--workdir={student}', '--config.train.teacher=labels',
         '--config.train.init_from=labels', '--config.train.cosine_weight=1',
-        '--config.model.num_encoder_layers=1', '--config.train.steps=8', cwd=teacher.parent)
-    assert result.returncode == 0, result.stderr
-    student = teacher.parent / 'student'
+        '--config.model.num_encoder_layers=1', '--config.train.steps=8'])
     assert json.loads((student / 'config.json').read_text())['model']['num_encoder_layers'] == 1
     manifest = json.loads((student / 'manifest.json').read_text())
     assert manifest['teacher'] == manifest['init_from'] and manifest['teacher']['run'] == 'labels'
-    assert 'new' not in result.stderr.split('parameters of labels')[1]
+    assert 'new' not in capsys.readouterr().err.split('parameters of labels')[1]
     seen = rows(student / 'metrics.jsonl')
     assert all({'soft_nll', 'cosine_distance'} < row.keys() for row in seen)
     assert seen[-1]['cosine_distance'] < seen[0]['cosine_distance']

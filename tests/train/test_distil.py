@@ -140,8 +140,11 @@ def test_a_student_of_fewer_layers_begins_with_every_other_one(pair):
 
 
 @pytest.mark.parametrize('changes, words', [
-    ({'data.objective': 'tag'}, 'data.objective=classify, not tag'),
-    ({'model.d_model': 16}, 'model.d_model=8, not 16'), ({}, 'other tokens or labels')])
+    ({'data.objective': 'tag'}, 'data.objective=classify, the student tag'),
+    ({'model.d_model': 16}, 'model.d_model=8, the student 16'),
+    ({'model.num_labels': 4}, 'model.num_labels=3, the student 4'),
+    ({'model.max_length': 8}, 'model.max_length=7 tokens, fewer than the 8'),
+    ({}, 'other tokens or labels')])
 def test_a_teacher_of_something_else_is_refused(changes, words, pair):
     one = pair('classify')
     ours = SimpleNamespace(fingerprint='ours' if not changes else 'theirs')

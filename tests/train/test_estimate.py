@@ -5,7 +5,7 @@ import pytest
 
 from experiments.configs import load, names
 from xformer.checks import validate
-from xformer.config import Config, UserError, override
+from xformer.config import LABELLED, Config, UserError, override
 from xformer.data.objectives import make_objective
 from xformer.data.pipeline import prepare
 from xformer.train.estimate import abstract_batch, estimate
@@ -18,7 +18,8 @@ ENCODER = {'model.family': 'encoder', 'model.num_decoder_layers': 0}
 DECODER = {'model.family': 'decoder', 'model.num_encoder_layers': 0}
 OBJECTIVES = {
     'lm': DECODER, 'mlm': ENCODER, 'spans': {}, 'denoise': {},
-    'mlm_nsp': ENCODER | {'model.pooler': True, 'model.num_segments': 2}}
+    'mlm_nsp': ENCODER | {'model.pooler': True, 'model.num_segments': 2},
+    **{objective: ENCODER | {'data.too_long': 'cut'} for objective in LABELLED}}
 PAPERS = {'aiayn_base_wmt14': 63_082_496, 'aiayn_big_wmt14': 214_245_376,
           'gpt2_124m': 124_439_808, 't5_small_c4': 60_506_624,
           # BERT with pooler; transform, norm and bias of its masked-token head, and next sentence
@@ -35,8 +36,8 @@ def test_the_batch_is_laid_out_as_the_objective_does(objective):
     rows, width = abstract[next(iter(abstract))].shape
     shape = (rows, width, width if config.model.family == 'seq2seq' else 0)
     batch = real.batch(np.arange(rows), shape, np.random.Generator(np.random.Philox(0)))
-    assert {name: value.shape for name, value in batch.items()} == {
-        name: value.shape for name, value in abstract.items()}
+    assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
+        name: (value.shape, value.dtype) for name, value in abstract.items()}
 
 
 def test_the_state_is_parameters_and_two_moments():
@@ -46,9 +47,22 @@ def test_the_state_is_parameters_and_two_moments():
     assert 0 < counters <= 16 and needs['step_bytes'] > needs['batch']['source_BS'][0]
 
 
-def test_a_vocabulary_that_is_not_known_is_refused():
-    with pytest.raises(UserError, match='set --config.model.vocab_size'):
-        estimate(override(Config(), TINY | {'model.vocab_size': 0}))
+def test_what_a_teacher_says_travels_in_the_batch():
+    config = override(Config(), TINY | ENCODER | {
+        'data.objective': 'tag', 'model.num_labels': 5, 'train.teacher': 'a run',
+        'train.cosine_weight': 1.0})
+    batch = estimate(config)['batch']
+    rows, length = batch['inputs_BS']
+    assert batch['teacher_logits'] == (rows, length, 5)
+    assert batch['teacher_x_BTD'] == (rows, length, 8)
+
+
+@pytest.mark.parametrize('changes, name', [
+    ({'model.vocab_size': 0}, 'vocab_size'),
+    (ENCODER | {'data.objective': 'classify'}, 'num_labels')])
+def test_numbers_that_are_not_known_are_refused(changes, name):
+    with pytest.raises(UserError, match=f'set --config.model.{name}'):
+        estimate(override(Config(), TINY | changes))
 
 
 @pytest.mark.parametrize('name', PAPERS)

@@ -1,4 +1,7 @@
-"""Every family through the one step: devices and micro-batches are one big batch."""
+"""Encoder and decoder through the step: devices and micro-batches are one big batch.
+
+test_step has the encoder-decoder.
+"""
 
 import functools
 
@@ -23,9 +26,6 @@ FAMILIES = {
     'decoder': {'model.family': 'decoder', 'model.num_encoder_layers': 0,
                 'model.num_decoder_layers': 2, 'model.positions': 'rotary', 'model.norm': 'rms',
                 'model.activation': 'swiglu', 'model.num_kv_heads': 1, 'data.objective': 'lm'},
-    'seq2seq': {'model.num_encoder_layers': 1, 'model.num_decoder_layers': 1,
-                'model.positions': 'relative', 'model.norm_position': 'pre',
-                'data.objective': 'spans'},
 }
 
 
@@ -36,9 +36,6 @@ def make_batch(family: str, seed: int) -> dict[str, np.ndarray]:
     lengths_B[0] = 0
     ids_BT = rng.integers(4, V, (ROWS, T)).astype(np.int32)
     labels_BT = rng.integers(4, V, (ROWS, T)).astype(np.int32)
-    if family == 'seq2seq':
-        return {'source_BS': ids_BT, 'source_lengths_B': lengths_B, 'inputs_BT': ids_BT[:, ::-1],
-                'labels_BT': labels_BT, 'target_lengths_B': lengths_B[::-1].copy()}
     if family == 'decoder':
         real_BT = np.arange(T) < lengths_B[:, None]
         second_BT = np.arange(T) >= 2  # a document of two tokens, then another one

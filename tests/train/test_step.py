@@ -24,7 +24,7 @@ BASE = override(Config(), {
     'optim.epsilon': 1e-3,  # the gradient of a key's bias is zero: do not divide noise by noise
     'optim.clip_norm': 1e6, 'train.steps': 10, 'train.seed': 3})
 WHOLE = ('mesh', 1, 1)
-SPLITS = [('pmap', 4, 1), ('mesh', 2, 4)]  # test_families has the others
+SPLITS = [('pmap', 4, 1), ('mesh', 4, 1), ('pmap', 1, 4), ('mesh', 2, 4)]
 
 
 def make_batch(seed: int):

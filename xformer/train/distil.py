@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xformer.config import Config, TrainConfig, UserError
+from xformer.config import Config, TrainConfig, UserError, to_flat
 from xformer.data.tokenizers import Tokenizers
 from xformer.models.encoder import Encoder
 from xformer.train.loss import MAIN, Batch, Sums, below, count
@@ -39,17 +39,20 @@ class Teacher(NamedTuple):
 
 def check_teacher(teacher: Teacher, config: Config, tokenizers: Tokenizers) -> None:
     """Raise UserError unless what the teacher says is about the student's tokens and labels."""
-    where, theirs, ours = config.train.teacher, teacher.config, config
-    if theirs.data.objective != ours.data.objective:
-        raise UserError(f'train.teacher={where} has data.objective={theirs.data.objective}, not '
-                        f'{ours.data.objective}; give a run of the same')
+    where, theirs, ours = config.train.teacher, to_flat(teacher.config), to_flat(config)
+    same = ['data.objective', 'model.family', 'model.vocab_size', 'model.num_labels',
+            *(['model.d_model'] if config.train.cosine_weight else [])]
+    for name in same:
+        if theirs[name] != ours[name]:
+            raise UserError(f'train.teacher={where} has {name}={theirs[name]}, the student '
+                            f'{ours[name]}; give a teacher of the same')
+    name = 'model.max_length'
+    if theirs[name] < ours[name]:
+        raise UserError(f'train.teacher={where} takes {name}={theirs[name]} tokens, fewer than the '
+                        f"{ours[name]} of the student; lower the student's")
     if teacher.tokenizers.fingerprint != tokenizers.fingerprint:
         raise UserError(f'train.teacher={where} has other tokens or labels; give a run on the same '
                         'data, and no train.init_from with another tokenizer')
-    if config.train.cosine_weight and theirs.model.d_model != ours.model.d_model:
-        raise UserError(f'train.cosine_weight={config.train.cosine_weight} compares hidden states, '
-                        f'but train.teacher={where} has model.d_model={theirs.model.d_model}, not '
-                        f'{ours.model.d_model}; set it to 0 or take that width')
 
 
 def forward(config: Config, model: nn.Module, params, batch: Batch, rngs=None):

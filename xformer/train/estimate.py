@@ -5,8 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from xformer.config import Config, UserError
+from xformer.config import Config, UserError, is_labelled
 from xformer.models import build
+from xformer.train.distil import make_teach
 from xformer.train.step import make_steps
 
 
@@ -16,14 +17,21 @@ def estimate(config: Config) -> dict[str, int | dict]:
 
     state_bytes: parameters and optimizer state. step_bytes: what the compiler sets aside besides
     for one step, gradients and activations included; compiled for this machine, not run.
-    Raises UserError without a model.vocab_size, as there is no tokenizer to take it from.
+    Raises UserError without a model.vocab_size, or a model.num_labels where there are labels, as
+    there are no data to take it from. A teacher's own memory is not counted.
     """
-    if not config.model.vocab_size:
-        raise UserError('model.vocab_size=0 takes the size from the tokenizer, which needs the '
-                        'data; set --config.model.vocab_size to estimate without them')
-    steps = make_steps(config, build(config))
+    unknown = ['vocab_size', *(['num_labels'] if config.data.objective in ('classify', 'tag')
+                               else [])]
+    for name in unknown:
+        if not getattr(config.model, name):
+            raise UserError(f'model.{name}=0 takes the number from the data; set '
+                            f'--config.model.{name} to estimate without them')
+    model = build(config)
+    steps = make_steps(config, model)
     state = jax.eval_shape(steps.init)
     batch = abstract_batch(config)
+    if config.train.teacher:  # which says as much as its student
+        batch = jax.eval_shape(make_teach(config, model), state.params, batch)
     compiled = jax.jit(steps.train, donate_argnums=0).lower(
         state, batch, jax.ShapeDtypeStruct((), jnp.int32)).compile()
     return {'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -51,6 +59,11 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     if model.family == 'decoder':
         scored = ' scored_BT' if data.objective == 'pairs' else ''
         return arrays('inputs_BT labels_BT segments_BT positions_BT' + scored, rows, length)
+    if is_labelled(config):
+        labels = {'classify': arrays('labels_B', rows), 'tag': arrays('labels_BS', rows, length),
+                  'regress': {'numbers_B': jax.ShapeDtypeStruct((rows,), jnp.float32)},
+                  'answer': arrays('labels_B2', rows, 2)}[data.objective]
+        return arrays('inputs_BS types_BS', rows, length) | arrays('lengths_B', rows) | labels
     masked = math.ceil(data.noise_rate * length)
     nsp = ' nsp_labels_B' if data.objective == 'mlm_nsp' else ''
     return (arrays('inputs_BS types_BS', rows, length)

@@ -89,7 +89,8 @@ def test_known_data_sets_are_the_published_ones_and_have_the_published_sizes(sha
         else:  # dev is held out of train
             assert (train + dev, test) == counts and 0.02 < dev / counts[0] < 0.04
     labelled = {'sst2', 'cola', 'mrpc', 'reuters_r8', 'wnut17'}  # see test_labelled
-    assert len(DATASETS) == len({name for name, _ in sizes} | labelled | {
+    constructed = {'libreoffice_errors', 'libreoffice_casual', 'debian_cloze'}
+    assert len(DATASETS) == len({name for name, _ in sizes} | labelled | constructed | {
         'cmudict', 'tiny_shakespeare', 'scan_cutoff26'})
 
 
