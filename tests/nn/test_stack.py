@@ -274,7 +274,7 @@ def test_cached_is_uncached_after_a_prefix_and_step_by_step(case):
     params, stack = random_params(config, cross=True), Stack(config, L, cross=True)
     expected_BTD, _ = run(config, params, memory_BSD=MEMORY_BSD)
     start = functools.partial(stack.apply, {'params': params}, method='start')
-    extend = functools.partial(stack.apply, {'params': params}, method='extend')
+    extend = jax.jit(functools.partial(stack.apply, {'params': params}, method='extend'))
     for split in ([1] * T, [T - 1, 1]):
         caches, parts, position = start(B, T + 2, MEMORY_BSD), [], 0  # room to spare
         assert len(caches) == L

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
@@ -18,9 +19,9 @@ from xformer.train.tasks import task_of
 
 V, C, B, S, P, T = 11, 3, 16, 7, 2, 4.0
 BASE = {'model.family': 'encoder', 'model.num_encoder_layers': 2, 'model.num_decoder_layers': 0,
-        'model.d_model': 8, 'model.num_heads': 2, 'model.d_ff': 12, 'model.vocab_size': V,
-        'model.max_length': S, 'model.num_segments': 2, 'model.dropout': 0.0,
-        'model.layers': 'unroll', 'optim.schedule': 'constant', 'optim.peak_learning_rate': 0.01,
+        'model.layers': 'scan', 'model.d_model': 8, 'model.num_heads': 2, 'model.d_ff': 12,
+        'model.vocab_size': V, 'model.max_length': S, 'model.num_segments': 2, 'model.dropout': 0.0,
+        'optim.schedule': 'constant', 'optim.peak_learning_rate': 0.01,
         'optim.epsilon': 1e-3, 'train.teacher': 'a run', 'train.temperature': T,
         'train.soft_weight': 0.7, 'train.cosine_weight': 0.3}
 KINDS = {'classify': {'model.num_labels': C}, 'tag': {'model.num_labels': C},
@@ -50,15 +51,27 @@ def batch() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope='module')
 def pair(batch, random_like):
-    """(config, model, a student's and a teacher's parameters) of each kind."""
+    """config, model, a student's and a teacher's parameters, and what both say, of each kind."""
     def pair(kind: str, **changes):
         config = config_of(kind, **changes)
         model, inputs = build(config), task_of(config).inputs(batch)
         shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
-        teacher = random_like(shapes)
+        teacher = jax.tree.map(jnp.asarray, random_like(shapes))
         student = jax.tree.map(lambda leaf: leaf + 0.1 * np.cos(np.arange(leaf.size, dtype='f'))
                                .reshape(leaf.shape), teacher)
-        return SimpleNamespace(config=config, model=model, student=student, teacher=teacher)
+
+        def sums(params, batch):
+            outputs, x_BTD = distil.forward(config, model, params, batch)
+            taught = make_teach(config, model)(teacher, batch)
+            return distil.sums(outputs, x_BTD, task_of(config).real(batch), taught, config.train)
+
+        def logits(batch):
+            apply = jax.jit(lambda params: model.apply({'params': params}, *inputs))
+            said = [apply(params) for params in (student, teacher)]
+            return [np.asarray(each[0] if kind == 'mlm_nsp' else each, np.float64)
+                    for each in said]
+        return SimpleNamespace(config=config, model=model, student=student, teacher=teacher,
+                               sums=sums, logits=logits)
     return pair
 
 
@@ -66,24 +79,19 @@ def pair(batch, random_like):
 def test_the_terms_are_those_of_the_papers(kind, pair, batch):
     one = pair(kind)
     task, train = task_of(one.config), one.config.train
-    taught = make_teach(one.config, one.model)(one.teacher, batch)
-    outputs, x_BTD = distil.forward(one.config, one.model, one.student, batch)
-    real = np.asarray(task.real(batch))
-    found = distil.sums(outputs, x_BTD, real, taught, train)
+    real, (student, theirs) = np.asarray(task.real(batch)), one.logits(batch)
+    found = jax.jit(one.sums)(one.student, batch)
 
-    def logits(params):
-        said = one.model.apply({'params': params}, *task.inputs(batch))
-        return np.asarray(said[0] if kind == 'mlm_nsp' else said, np.float64)
-    q = softmax(logits(one.teacher) / T, -1)
-    nll = -(q * log_softmax(logits(one.student) / T, -1)).sum(-1)[real].sum()
+    nll = -(softmax(theirs / T, -1) * log_softmax(student / T, -1)).sum(-1)[real].sum()
     assert found['soft']['nll'] == pytest.approx(nll, rel=1e-5)
     assert found['soft']['loss'] == pytest.approx(0.7 * T**2 * nll, rel=1e-5)
 
     inputs = [batch[name] for name in ('inputs_BS', 'lengths_B', 'types_BS')]
-    ours, theirs = (np.asarray(one.model.bind({'params': params}).encoder(*inputs), np.float64)
+    encode = jax.jit(lambda params: one.model.bind({'params': params}).encoder(*inputs))
+    x_BTD, y_BTD = (np.asarray(encode(params), np.float64)
                     for params in (one.student, one.teacher))
-    cosines = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(
-        theirs, axis=-1)
+    cosines = (x_BTD * y_BTD).sum(-1) / np.linalg.norm(x_BTD, axis=-1) / np.linalg.norm(
+        y_BTD, axis=-1)
     distance = (1 - cosines)[np.arange(S) < batch['lengths_B'][:, None]].sum()
     assert found['cosine']['distance'] == pytest.approx(distance, rel=1e-4) and distance > 0.01
     assert found['cosine']['loss'] == pytest.approx(0.3 * distance, rel=1e-4)
@@ -93,20 +101,21 @@ def test_the_terms_are_those_of_the_papers(kind, pair, batch):
 
 def test_what_equals_its_teacher_has_nothing_to_learn_from_it(pair, batch):
     one = pair('classify')
-    taught = make_teach(one.config, one.model)(one.teacher, batch)
-
-    def loss(params):
-        outputs, x_BTD = distil.forward(one.config, one.model, params, batch)
-        terms = distil.sums(outputs, x_BTD, task_of(one.config).real(batch), taught,
-                            one.config.train)
-        return sum(term['loss'] for term in terms.values())
+    gradient = jax.jit(jax.grad(lambda params: sum(
+        term['loss'] for term in one.sums(params, batch).values())))
     at_teacher, elsewhere = (max(float(abs(leaf).max()) for leaf in jax.tree.leaves(
-        jax.grad(loss)(params))) for params in (one.teacher, one.student))
+        gradient(params))) for params in (one.teacher, one.student))
     assert at_teacher < 1e-4 * elsewhere
 
 
+@pytest.fixture(scope='module')
+def whole() -> list:
+    """What one device makes of the whole batch, once it is known."""
+    return []
+
+
 @pytest.mark.parametrize('mode, devices, accumulate', [('pmap', 4, 1), ('mesh', 2, 4)])
-def test_devices_and_micro_batches_are_one_big_batch(mode, devices, accumulate, pair, batch):
+def test_devices_and_micro_batches_are_one_big_batch(mode, devices, accumulate, pair, batch, whole):
     def update(mode, devices, accumulate):
         one = pair('mlm_nsp', **{'parallel.mode': mode, 'parallel.devices': devices,
                                  'train.accumulate': accumulate})
@@ -119,7 +128,9 @@ def test_devices_and_micro_batches_are_one_big_batch(mode, devices, accumulate, 
         state, metrics = parallel.compile(steps)[1](state, taught, np.int32(0))
         return jax.device_get((state.params, metrics))
     params, metrics = update(mode, devices, accumulate)
-    expected_params, expected_metrics = update('mesh', 1, 1)
+    if not whole:
+        whole.append(update('mesh', 1, 1))
+    [(expected_params, expected_metrics)] = whole
     assert {'soft_nll', 'cosine_distance', 'nsp_nll'} < metrics.keys() == expected_metrics.keys()
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
@@ -132,7 +143,7 @@ def test_a_student_of_fewer_layers_begins_with_every_other_one(pair):
     stacked = jax.tree.map(lambda leaf: np.stack([leaf[0], leaf[0] + 1, leaf[0] + 2, leaf[0] + 3]),
                            whole.teacher['encoder']['encoder'])
     four = whole.teacher | {'encoder': whole.teacher['encoder'] | {'encoder': stacked}}
-    student, table = merged(jax.tree.map(jax.numpy.asarray, whole.student), four)
+    student, table = merged(whole.student, four)
     for leaf, given in zip(jax.tree.leaves(student['encoder']['encoder']),
                            jax.tree.leaves(stacked)):
         np.testing.assert_array_equal(leaf, given[[0, 2]])
