@@ -252,8 +252,10 @@ def test_looking_shows_maps_and_hidden_states_and_changes_nothing(fields):
 
 # ---- decoding ----
 
-CACHED = {  # without a memory, and in every scheme: in the tests of the decoder
+CACHED = {  # without a memory: in the tests of the decoder
+    'rotary': {'positions': 'rotary'},
     'relative': {'positions': 'relative', 'norm_position': 'pre'},
+    'alibi': {'positions': 'alibi'},
     'grouped, window, shared': {'positions': 'relative', 'num_kv_heads': 1, 'window': 3,
                                 'share_layers': True},
 }
