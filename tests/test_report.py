@@ -173,6 +173,31 @@ def test_a_language_model_has_results_and_floors_but_no_predictions(bare):
     assert 'There are no predictions yet.' in page.text['Sample predictions']
 
 
+@pytest.mark.parametrize('kind, guesses, shown, wrong', [
+    ('classify', [{'target': 'a', 'label': 'a'}, {'target': HOSTILE, 'label': 'b'}],
+     [['✓ right', 'w0 ⇥ v', 'a', 'a'], ['✗ wrong', 'w1 ⇥ v', HOSTILE, 'b']], '; 1 of them wrong.'),
+    ('tag', [{'target': 'O B-x', 'tags': ['O', 'B-x']}], [['✓ right', 'w0 ⇥ v', 'O B-x', 'O B-x']],
+     '; 0 of them wrong.'),
+    ('answer', [{'target': [['p', 1], ['q', 2]], 'answer': 'q'}, {'target': [], 'answer': 'p'}],
+     [['✓ right', 'w0 ⇥ v', 'p | q', 'q'], ['✗ wrong', 'w1 ⇥ v', '(no answer)', 'p']],
+     '; 1 of them wrong.'),
+    ('regress', [{'target': '1.5', 'number': 2 / 3}], [['', 'w0 ⇥ v', '1.5', '0.6667']],
+     'evenly spaced.')])
+def test_guesses_of_a_head_stand_beside_their_targets(bare, kind, guesses, shown, wrong):
+    (bare / 'config.json').write_text(to_json(override(CONFIG, {
+        'model.family': 'encoder', 'data.objective': kind})))
+    (bare / 'eval').mkdir()
+    (bare / 'eval' / 'test.json').write_text(json.dumps({
+        'metrics': {'accuracy': 0.5}, 'floors': {}, 'split': 'test', 'examples': len(guesses),
+        'scoring': {'objective': kind}, 'checkpoint': 'step 4', 'fingerprint': 'f00d' * 16}))
+    assert 'There are no guesses yet.' in Page(write_report(bare)).text['Sample guesses']
+    write_rows(bare / 'eval' / 'test.guesses.jsonl', [
+        {'first': f'w{i}', 'second': 'v'} | guess for i, guess in enumerate(guesses)])
+    page = Page(write_report(bare))
+    assert [[cell.strip() for cell in row] for row in page.rows['Sample guesses'][1:]] == shown
+    assert wrong in page.text['Sample guesses']
+
+
 def test_learning_curves_name_the_best_step(complete):
     text = Page(write_report(complete)).text['Learning curves']
     assert 'Lowest on dev: 0.5313 at step 20, 87.6% right' in text

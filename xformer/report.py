@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from xformer.config import Config, UserError, diff, leaves, read_config, to_flat, writes_outputs
+from xformer.config import (
+    Config,
+    UserError,
+    diff,
+    is_labelled,
+    leaves,
+    read_config,
+    to_flat,
+    writes_outputs,
+)
 from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
 from xformer.train.folder import write_atomically
@@ -35,6 +44,8 @@ def write_report(run_folder: Path) -> Path:
         'Results': _results(results),
         **({'Sample predictions': _samples(run_folder, config, results),
             'Cross-attention': _alignments(run_folder, results)} if writes_outputs(config) else {}),
+        **({'Sample guesses': _guesses(run_folder, config.data.objective, results)}
+           if is_labelled(config) else {}),
         'Speed': _speed(read_rows(run_folder / 'timing.jsonl')),
         'Configuration': _configuration(config),
         'Origin': _origin(_read_json(manifest)) if manifest.exists() else
@@ -124,8 +135,7 @@ def _samples(run_folder: Path, config: Config, results: list[dict]) -> str:
         rows = read_rows(run_folder / 'eval' / f'{result["split"]}.predictions.jsonl')
         if not rows:
             continue
-        evenly = np.linspace(0, len(rows) - 1, min(NUM_SAMPLES, len(rows))).round().astype(int)
-        sample = [rows[i] for i in evenly]
+        sample = _evenly(rows)
         right = [is_right(row['prediction'], row['references'], config.data) for row in sample]
         parts += [f'<h3>{html.escape(result["split"])}</h3>\n', _paragraph(
             f'{len(sample)} of {len(rows):,} outputs, evenly spaced; {right.count(False)} of them '
@@ -136,6 +146,42 @@ def _samples(run_folder: Path, config: Config, results: list[dict]) -> str:
              for row, is_right in zip(sample, right)],
             ('score',), marked={i for i, is_right in enumerate(right) if not is_right})]
     return ''.join(parts) or _paragraph('There are no predictions yet.')
+
+
+def _evenly(rows: list) -> list:
+    """NUM_SAMPLES of the rows, from the first to the last."""
+    places = np.linspace(0, len(rows) - 1, min(NUM_SAMPLES, len(rows)))
+    return [rows[i] for i in places.round().astype(int)]
+
+
+def _guesses(run_folder: Path, kind: str, results: list[dict]) -> str:
+    parts = []
+    for result in results:
+        rows = read_rows(run_folder / 'eval' / f'{result["split"]}.guesses.jsonl')
+        if not rows:
+            continue
+        sample = [_guess(kind, row) for row in _evenly(rows)]
+        wrong = {i for i, (*_, right) in enumerate(sample) if right is False}
+        counted = '' if kind == 'regress' else f'; {len(wrong)} of them wrong'
+        parts += [f'<h3>{html.escape(result["split"])}</h3>\n', _paragraph(
+            f'{len(sample)} of {len(rows):,} examples, evenly spaced{counted}.'), _table(
+            ('', 'text', 'target', 'guess'),
+            [({True: '✓ right', False: '✗ wrong', None: ''}[right], *shown)
+             for *shown, right in sample], marked=wrong)]
+    return ''.join(parts) or _paragraph('There are no guesses yet.')
+
+
+def _guess(kind: str, row: dict) -> tuple[str, str, str, bool | None]:
+    """(text or texts, what is right, what was guessed, whether it is; None of a number)"""
+    text = ' ⇥ '.join(filter(None, (row['first'], row['second'])))
+    if kind == 'regress':
+        return text, row['target'], f'{row["number"]:.4f}', None
+    if kind == 'answer':
+        answers = [answer for answer, _ in row['target']] or ['']
+        return (text, ' | '.join(answers) or '(no answer)', row['answer'] or '(no answer)',
+                row['answer'] in answers)
+    guess = row['label'] if kind == 'classify' else ' '.join(row['tags'])
+    return text, row['target'], guess, guess == row['target']
 
 
 def _alignments(run_folder: Path, results: list[dict]) -> str:
