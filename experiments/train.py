@@ -39,13 +39,15 @@ def main(argv: list[str]) -> None:
                        sections=SECTIONS)
     name, config = configs.load(values.config)
     config = cli.changed(config, values)
+    folder = Path(values.workdir or f'runs/{name}')
+    goes_on = any((folder / 'checkpoints').glob('*.json'))  # what it began with may be gone
     begins, teacher = config.train.init_from, config.train.teacher
     if begins or teacher:
-        config = _like(config, Path(begins or teacher), only_tokenizer=not begins)
+        config = _like(config, folder if goes_on else Path(begins or teacher),
+                       only_tokenizer=not begins)
     if values.print_config:
         print(to_json(config), end='')
         return
-    folder = Path(values.workdir or f'runs/{name}')
 
     cli.prepare_jax()
     if values.estimate:
@@ -53,8 +55,10 @@ def main(argv: list[str]) -> None:
         return
     from xformer.report import write_report
     from xformer.train.loop import train
-    train(config, folder, _start(begins) if begins else None,
-          _teacher(teacher) if teacher else None)
+    start = None
+    if begins:
+        start = _own_start(folder) if goes_on else _start(begins)
+    train(config, folder, start, _teacher(teacher) if teacher else None)
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
 
 
@@ -71,6 +75,13 @@ def _start(source: str):
     from xformer.train.start import Start
     run, origin = _open(source)
     return Start(run.tokenizers, run.params, origin)
+
+
+def _own_start(folder: Path):
+    """Of a run that goes on: its tokenizers. Its parameters are in its checkpoints."""
+    from xformer.data.tokenizers import load_tokenizers
+    from xformer.train.start import Start
+    return Start(load_tokenizers(folder), {}, {})
 
 
 def _teacher(source: str):

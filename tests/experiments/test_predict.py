@@ -1,6 +1,7 @@
 """A pre-trained encoder is fine-tuned, measured and asked, by the commands their users run."""
 
 import json
+import shutil
 
 import pytest
 
@@ -52,20 +53,25 @@ def test_the_same_command_again_changes_nothing(labels, finish):
 
 def test_a_student_learns_what_its_teacher_says(labels, rows, tmp_path, monkeypatch, capsys):
     teacher, _ = labels
-    student = tmp_path / 'student'
+    source, student = shutil.copytree(teacher, tmp_path / 'source'), tmp_path / 'student'
     monkeypatch.chdir(teacher.parent)
     monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
-    train.main([
+    command = [
         'train', '--config=labels.py', f'--workdir={student}', '--config.train.teacher=labels',
-        '--config.train.init_from=labels', '--config.train.cosine_weight=1',
-        '--config.model.num_encoder_layers=1', '--config.train.steps=8'])
+        f'--config.train.init_from={source}', '--config.train.cosine_weight=1',
+        '--config.model.num_encoder_layers=1', '--config.train.steps=8']
+    train.main(command)
     assert json.loads((student / 'config.json').read_text())['model']['num_encoder_layers'] == 1
     manifest = json.loads((student / 'manifest.json').read_text())
-    assert manifest['teacher'] == manifest['init_from'] and manifest['teacher']['run'] == 'labels'
-    assert 'new' not in capsys.readouterr().err.split('parameters of labels')[1]
+    assert manifest['teacher'] == manifest['init_from'] | {'run': 'labels'}
+    assert 'new' not in capsys.readouterr().err.split(f'parameters of {source}')[1]
     seen = rows(student / 'metrics.jsonl')
     assert all({'soft_nll', 'cosine_distance'} < row.keys() for row in seen)
     assert seen[-1]['cosine_distance'] < seen[0]['cosine_distance']
+
+    shutil.rmtree(source)  # what a run began with it needs no more
+    train.main(command)
+    assert rows(student / 'metrics.jsonl') == seen
 
 
 def test_evaluation_finds_what_training_found(labels, rows):
