@@ -98,6 +98,9 @@ BEFORE_JAX = {
     'field in .py': ('train --config=typo.py', 'typo.py:2', 'd_modle'),
     '.py without CONFIG': ('train --config=none.py', 'none.py', 'CONFIG'),
 
+    'begins nowhere': ('train --config=tiny.py --config.train.init_from=nowhere', 'nowhere'),
+    'teacher of another kind': ('train --config=finetune_sst2 --config.train.teacher=mine', 'mine',
+                                'data.objective=pairs', 'classify'),
     'missing model': ('evaluate', '--model'),
     'model nowhere': ('evaluate --model=nowhere', 'nowhere'),
     'model is no run': ('evaluate --model=folder', 'folder', 'config.json'),
