@@ -1,10 +1,10 @@
 """T5 in miniature: span corruption on two small real corpora (Raffel et al. 2020, section 3.1.4).
 
 3 + 3 layers, 128 wide, relative position bias, RMSNorm, no biases in linear maps, 4,000 unigram
-pieces and 100 sentinels; 15 % of the tokens hidden in spans of 3. The floor printed beside is the
-most frequent token of the targets.
+pieces and 100 sentinels; 15 % of the tokens hidden in spans of 3.
 
-About 11 minutes on 2 CPU cores.
+About 11 minutes on 2 CPU cores. Dev, seed 0: 38.5 % of the tokens of the targets, where always the
+most frequent one is 5.9 %.
 
     python -m experiments.train --config=t5_mini_pretrain
     python -m experiments.evaluate --model=runs/t5_mini_pretrain
