@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.checks import validate
+from xformer.checks import check_same, validate
 from xformer.config import Config, UserError, override, read_config
 from xformer.console import counting, say
 
@@ -225,12 +225,8 @@ def _draft_config(values, config: Config) -> Config:
     """That of --draft. Raises UserError unless it can write for the model."""
     from xformer.data.tokenizers import load_tokenizers
     draft = read_config(Path(values.draft))
-    for name in ('model.family', 'data.objective'):
-        section, field = name.split('.')
-        theirs, ours = (getattr(getattr(each, section), field) for each in (draft, config))
-        if theirs != ours:
-            raise UserError(f'--draft={values.draft} has {name}={theirs}, the model {ours}; give '
-                            'one of the same')
+    check_same(['model.family', 'data.objective'], f'--draft={values.draft}', draft, 'the model',
+               config)
     theirs, ours = (load_tokenizers(Path(folder)) for folder in (values.draft, values.model))
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(f'--draft={values.draft} has another tokenizer than --model={values.model};'

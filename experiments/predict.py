@@ -1,8 +1,9 @@
 """Ask a trained encoder about texts: labels, numbers, tags and entities, answers, [MASK] fillers.
 
     python -m experiments.predict --model=runs/finetune_sst2 --prompt='a gripping , witty film .'
-    python -m experiments.predict --model=A_TAGGER --input=sentences.txt --output=out.jsonl
-    python -m experiments.predict --model=A_MODEL_OF_ANSWERS --prompt='who ?<TAB>Ada wrote it.'
+    python -m experiments.predict --model=runs/tag_wnut17 --input=tweets.txt --output=out.jsonl
+    python -m experiments.predict --model=runs/finetune_mrpc --input=pairs.tsv
+    python -m experiments.predict --model=runs/qa_extractive --prompt='who ?<TAB>Ada wrote it.'
     python -m experiments.predict --model=runs/bert_mini_pretrain --prompt='open the [MASK] .'
     python -m experiments.predict --model=runs/bert_mini_pretrain --next_sentence \\
         --prompt='It is small.<TAB>It is fast, too.'

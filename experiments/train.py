@@ -17,8 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, configs
-from xformer.checks import validate
-from xformer.config import Config, UserError, adapted, read_config, to_json
+from xformer.checks import check_same, validate
+from xformer.config import Config, adapted, read_config, to_json
 from xformer.console import say
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
     folder = Path(values.workdir or f'runs/{name}')
     goes_on = any((folder / 'checkpoints').glob('*.json'))  # what it began with may be gone
     begins, teacher = config.train.init_from, config.train.teacher
-    if teacher and (theirs := read_config(Path(teacher)).data.objective) != config.data.objective:
-        raise UserError(f'train.teacher={teacher} has data.objective={theirs}, the student '
-                        f'{config.data.objective}; give a teacher of the same')
+    if teacher:
+        check_same(['data.objective'], f'train.teacher={teacher}', read_config(Path(teacher)),
+                   'the student', config)
     if begins or teacher:
         config = _like(config, folder if goes_on else Path(begins or teacher),
                        only_tokenizer=not begins)

@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from xformer.config import (
+    CHOOSING,
     LABELLED,
     SYMBOLS,
     Config,
@@ -48,6 +50,15 @@ def validate(config: Config) -> Config:
         if not holds:
             raise UserError(message)
     return config
+
+
+def check_same(names: Sequence[str], what: str, theirs: Config, whose: str, ours: Config) -> None:
+    """Raise UserError, `what` has NAME=X, `whose` Y, unless two configurations agree in `names`."""
+    there, here = to_flat(theirs), to_flat(ours)
+    for name in names:
+        if there[name] != here[name]:
+            raise UserError(f'{what} has {name}={there[name]}, {whose} {here[name]}; give one of '
+                            'the same')
 
 
 _INFINITY = float('inf')
@@ -139,7 +150,7 @@ def _data_checks(config: Config):
     yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress'),
            f'model.pooler=true has no effect with data.objective={objective}, which does not train '
            'it')
-    yield (objective in ('classify', 'tag') or not model.num_labels,
+    yield (objective in CHOOSING or not model.num_labels,
            f'model.num_labels has no effect with data.objective={objective}')
     yield (objective == 'classify' or not data.per_label,
            f'data.per_label has no effect with data.objective={objective}; it is for classify')

@@ -96,6 +96,7 @@ class ModelConfig:
 
 SYMBOLS = ('char', 'word', 'bytes')
 LABELLED = ('classify', 'regress', 'tag', 'answer')  # objectives of a head on an encoder
+CHOOSING = ('classify', 'tag')  # of these, those that choose among model.num_labels
 TOKENIZERS = (*SYMBOLS, 'bpe', 'unigram', 'wordpiece', 'byte_bpe')
 
 
@@ -354,6 +355,7 @@ def diff(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 _FREE = {f'model.{name}' for name in (
     'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
     'num_labels', 'pooler')}
+_LAYERS = {'model.num_encoder_layers', 'model.num_decoder_layers'}
 _TOKENIZER = {f'data.{name}' for name in (
     'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}
 
@@ -364,10 +366,9 @@ def adapted(config: Config, source: Config, only_tokenizer: bool = False
 
     A student (train.teacher) may have fewer layers than what it begins with.
     """
-    taken = {name for name in leaves() if name.startswith('model.')} - _FREE
-    if config.train.teacher:
-        taken -= {'model.num_encoder_layers', 'model.num_decoder_layers'}
-    taken = _TOKENIZER if only_tokenizer else taken | _TOKENIZER
+    free = _FREE | (_LAYERS if config.train.teacher else set())
+    architecture = {name for name in leaves() if name.startswith('model.')} - free
+    taken = _TOKENIZER if only_tokenizer else architecture | _TOKENIZER
     changes = {name: value for name, (_, value) in diff(config, source).items() if name in taken}
     return override(config, changes), changes
 

@@ -4,7 +4,8 @@ import base64
 import html
 import json
 import statistics
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from xformer.config import (
     Config,
+    DataConfig,
     UserError,
     diff,
     is_labelled,
@@ -42,10 +44,13 @@ def write_report(run_folder: Path) -> Path:
     sections = {
         'Learning curves': _curves(metrics),
         'Results': _results(results),
-        **({'Sample predictions': _samples(run_folder, config, results),
+        **({'Sample predictions': _samples(
+                run_folder, results, 'predictions', ('source', 'prediction', 'references', 'score'),
+                partial(_prediction, data=config.data)),
             'Cross-attention': _alignments(run_folder, results)} if writes_outputs(config) else {}),
-        **({'Sample guesses': _guesses(run_folder, config.data.objective, results)}
-           if is_labelled(config) else {}),
+        **({'Sample guesses': _samples(
+                run_folder, results, 'guesses', ('text', 'target', 'guess'),
+                partial(_guess, kind=config.data.objective))} if is_labelled(config) else {}),
         'Speed': _speed(read_rows(run_folder / 'timing.jsonl')),
         'Configuration': _configuration(config),
         'Origin': _origin(_read_json(manifest)) if manifest.exists() else
@@ -129,49 +134,37 @@ def _results(results: list[dict]) -> str:
     return ''.join(parts)
 
 
-def _samples(run_folder: Path, config: Config, results: list[dict]) -> str:
-    parts = []
+def _samples(run_folder: Path, results: list[dict], kind: str, header: tuple[str, ...],
+             show: Callable[[dict], tuple]) -> str:
+    """A table of rows from each split's file of this kind, the wrong ones tinted.
+
+    show(row) -> (a cell for each name in the header, and whether it is right; None of a number)
+    """
+    noun, parts = ('outputs' if kind == 'predictions' else 'examples'), []
     for result in results:
-        rows = read_rows(run_folder / 'eval' / f'{result["split"]}.predictions.jsonl')
+        rows = read_rows(run_folder / 'eval' / f'{result["split"]}.{kind}.jsonl')
         if not rows:
             continue
-        sample = _evenly(rows)
-        right = [is_right(row['prediction'], row['references'], config.data) for row in sample]
+        evenly = np.linspace(0, len(rows) - 1, min(NUM_SAMPLES, len(rows))).round().astype(int)
+        sample = [show(rows[i]) for i in evenly]
+        rights = [right for *_, right in sample]
+        counted = '' if None in rights else f'; {rights.count(False)} of them wrong'
         parts += [f'<h3>{html.escape(result["split"])}</h3>\n', _paragraph(
-            f'{len(sample)} of {len(rows):,} outputs, evenly spaced; {right.count(False)} of them '
-            'wrong.'), _table(
-            ('', 'source', 'prediction', 'references', 'score'),
-            [('✓ right' if is_right else '✗ wrong', row['source'], row['prediction'],
-              ' | '.join(row['references']), f'{row["score"]:.3f}')
-             for row, is_right in zip(sample, right)],
-            ('score',), marked={i for i, is_right in enumerate(right) if not is_right})]
-    return ''.join(parts) or _paragraph('There are no predictions yet.')
+            f'{len(sample)} of {len(rows):,} {noun}, evenly spaced{counted}.'), _table(
+            ('', *header),
+            [({True: '✓ right', False: '✗ wrong', None: ''}[right], *cells)
+             for *cells, right in sample],
+            ('score',), marked={i for i, right in enumerate(rights) if right is False})]
+    return ''.join(parts) or _paragraph(f'There are no {kind} yet.')
 
 
-def _evenly(rows: list) -> list:
-    """NUM_SAMPLES of the rows, from the first to the last."""
-    places = np.linspace(0, len(rows) - 1, min(NUM_SAMPLES, len(rows)))
-    return [rows[i] for i in places.round().astype(int)]
+def _prediction(row: dict, data: DataConfig) -> tuple[str, str, str, str, bool]:
+    """(source, prediction, references, score, whether it is right)"""
+    return (row['source'], row['prediction'], ' | '.join(row['references']),
+            f'{row["score"]:.3f}', is_right(row['prediction'], row['references'], data))
 
 
-def _guesses(run_folder: Path, kind: str, results: list[dict]) -> str:
-    parts = []
-    for result in results:
-        rows = read_rows(run_folder / 'eval' / f'{result["split"]}.guesses.jsonl')
-        if not rows:
-            continue
-        sample = [_guess(kind, row) for row in _evenly(rows)]
-        wrong = {i for i, (*_, right) in enumerate(sample) if right is False}
-        counted = '' if kind == 'regress' else f'; {len(wrong)} of them wrong'
-        parts += [f'<h3>{html.escape(result["split"])}</h3>\n', _paragraph(
-            f'{len(sample)} of {len(rows):,} examples, evenly spaced{counted}.'), _table(
-            ('', 'text', 'target', 'guess'),
-            [({True: '✓ right', False: '✗ wrong', None: ''}[right], *shown)
-             for *shown, right in sample], marked=wrong)]
-    return ''.join(parts) or _paragraph('There are no guesses yet.')
-
-
-def _guess(kind: str, row: dict) -> tuple[str, str, str, bool | None]:
+def _guess(row: dict, kind: str) -> tuple[str, str, str, bool | None]:
     """(text or texts, what is right, what was guessed, whether it is; None of a number)"""
     text = ' ⇥ '.join(filter(None, (row['first'], row['second'])))
     if kind == 'regress':

@@ -1,13 +1,15 @@
 """A student of half the layers learns SST-2 from its teacher (DistilBERT; Sanh et al. 2019).
 
 Two layers that begin as every other one of runs/finetune_sst2, the cross-entropy to the teacher's
-labels at temperature 2, the cosine of the hidden states, and the true labels. To compare: the same
-student without a teacher (--config.train.teacher= --config.train.cosine_weight=0).
+labels at temperature 2, the cosine of the hidden states, and the true labels. To compare: two
+layers from scratch, the last command.
 
     python -m experiments.train --config=finetune_sst2 \\
         --config.train.init_from=runs/bert_mini_pretrain
     python -m experiments.train --config=distil_sst2
     python -m experiments.evaluate --model=runs/distil_sst2 --split=test
+    python -m experiments.train --config=finetune_sst2 --config.model.num_encoder_layers=2 \\
+        --workdir=runs/two_layers
 """
 
 from experiments.configs import finetune_sst2

@@ -11,7 +11,6 @@ The recipe of finetune_sst2 on 3,576 pairs, of which each is one row with a type
 from experiments.configs import finetune_sst2
 from xformer.config import override
 
-CONFIG = override(finetune_sst2.CONFIG, {
-    'data.dataset': 'mrpc', 'train.steps': 500})
+CONFIG = override(finetune_sst2.CONFIG, {'data.dataset': 'mrpc', 'train.steps': 500})
 
 VARIANTS = finetune_sst2.VARIANTS

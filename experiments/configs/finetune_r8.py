@@ -12,7 +12,6 @@ labels, --config.data.per_label=20 keeps twenty documents of each.
 from experiments.configs import finetune_sst2
 from xformer.config import override
 
-CONFIG = override(finetune_sst2.CONFIG, {
-    'data.dataset': 'reuters_r8'})
+CONFIG = override(finetune_sst2.CONFIG, {'data.dataset': 'reuters_r8'})
 
 VARIANTS = finetune_sst2.VARIANTS

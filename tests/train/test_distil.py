@@ -1,5 +1,6 @@
 """Distillation: its terms by their definitions, and a batch that may be split."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -109,14 +110,10 @@ def test_what_equals_its_teacher_has_nothing_to_learn_from_it(pair, batch):
 
 
 @pytest.fixture(scope='module')
-def whole() -> list:
-    """What one device makes of the whole batch, once it is known."""
-    return []
-
-
-@pytest.mark.parametrize('mode, devices, accumulate', [('pmap', 4, 1), ('mesh', 2, 4)])
-def test_devices_and_micro_batches_are_one_big_batch(mode, devices, accumulate, pair, batch, whole):
-    def update(mode, devices, accumulate):
+def update(pair, batch):
+    """update(mode, devices, accumulate): (parameters, metrics) after one of the student."""
+    @functools.cache
+    def update(mode: str, devices: int, accumulate: int):
         one = pair('mlm_nsp', **{'parallel.mode': mode, 'parallel.devices': devices,
                                  'train.accumulate': accumulate})
         parallel, steps = Parallel(one.config), make_steps(one.config, one.model)
@@ -127,10 +124,13 @@ def test_devices_and_micro_batches_are_one_big_batch(mode, devices, accumulate, 
         taught = teach(jax.device_put(one.teacher, parallel.replicated), parallel.place(batch))
         state, metrics = parallel.compile(steps)[1](state, taught, np.int32(0))
         return jax.device_get((state.params, metrics))
-    params, metrics = update(mode, devices, accumulate)
-    if not whole:
-        whole.append(update('mesh', 1, 1))
-    [(expected_params, expected_metrics)] = whole
+    return update
+
+
+@pytest.mark.parametrize('split', [('pmap', 4, 1), ('mesh', 2, 4)], ids=str)
+def test_devices_and_micro_batches_are_one_big_batch(split, update):
+    params, metrics = update(*split)
+    expected_params, expected_metrics = update('mesh', 1, 1)
     assert {'soft_nll', 'cosine_distance', 'nsp_nll'} < metrics.keys() == expected_metrics.keys()
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xformer.config import Config, TrainConfig, UserError, to_flat
+from xformer.checks import check_same
+from xformer.config import Config, TrainConfig, UserError
 from xformer.data.tokenizers import Tokenizers
 from xformer.models.encoder import Encoder
 from xformer.train.loss import MAIN, Batch, Sums, below, count
@@ -39,19 +40,16 @@ class Teacher(NamedTuple):
 
 def check_teacher(teacher: Teacher, config: Config, tokenizers: Tokenizers) -> None:
     """Raise UserError unless what the teacher says is about the student's tokens and labels."""
-    where, theirs, ours = config.train.teacher, to_flat(teacher.config), to_flat(config)
-    same = ['data.objective', 'model.family', 'model.vocab_size', 'model.num_labels',
-            *(['model.d_model'] if config.train.cosine_weight else [])]
-    for name in same:
-        if theirs[name] != ours[name]:
-            raise UserError(f'train.teacher={where} has {name}={theirs[name]}, the student '
-                            f'{ours[name]}; give a teacher of the same')
-    name = 'model.max_length'
-    if theirs[name] < ours[name]:
-        raise UserError(f'train.teacher={where} takes {name}={theirs[name]} tokens, fewer than the '
-                        f"{ours[name]} of the student; lower the student's")
+    where = f'train.teacher={config.train.teacher}'
+    check_same(['data.objective', 'model.family', 'model.vocab_size', 'model.num_labels',
+                *(['model.d_model'] if config.train.cosine_weight else [])],
+               where, teacher.config, 'the student', config)
+    theirs, ours = teacher.config.model.max_length, config.model.max_length
+    if theirs < ours:
+        raise UserError(f'{where} takes model.max_length={theirs} tokens, fewer than the {ours} of '
+                        "the student; lower the student's")
     if teacher.tokenizers.fingerprint != tokenizers.fingerprint:
-        raise UserError(f'train.teacher={where} has other tokens or labels; give a run on the same '
+        raise UserError(f'{where} has other tokens or labels; give a run on the same '
                         'data, and no train.init_from with another tokenizer')
 
 

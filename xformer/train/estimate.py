@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from xformer.config import Config, UserError, is_labelled
+from xformer.config import CHOOSING, Config, UserError, is_labelled
 from xformer.models import build
 from xformer.train.distil import make_teach
 from xformer.train.step import make_steps
@@ -20,9 +20,7 @@ def estimate(config: Config) -> dict[str, int | dict]:
     Raises UserError without a model.vocab_size, or a model.num_labels where there are labels, as
     there are no data to take it from. A teacher's own memory is not counted.
     """
-    unknown = ['vocab_size', *(['num_labels'] if config.data.objective in ('classify', 'tag')
-                               else [])]
-    for name in unknown:
+    for name in ('vocab_size', *(['num_labels'] if config.data.objective in CHOOSING else [])):
         if not getattr(config.model, name):
             raise UserError(f'model.{name}=0 takes the number from the data; set '
                             f'--config.model.{name} to estimate without them')

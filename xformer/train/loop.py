@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from xformer.compiled import Compilations
-from xformer.config import Config, Ending, UserError, override
+from xformer.config import CHOOSING, Config, Ending, UserError, override
 from xformer.console import say
 from xformer.data.objectives import make_objective, real_tokens
 from xformer.data.pipeline import Corpus, prefetch, prepare
@@ -89,7 +89,7 @@ def resolve(config: Config, corpus: Corpus) -> Config:
     if 0 < config.model.vocab_size < size:
         raise UserError(f'model.vocab_size={config.model.vocab_size} is less than the {size} '
                         'tokens of the tokenizer; leave it at 0 to take that')
-    chooses = config.data.objective in ('classify', 'tag')
+    chooses = config.data.objective in CHOOSING
     labels = len(corpus.tokenizers.labels) if chooses else 0
     if 0 < config.model.num_labels < labels:
         raise UserError(f'model.num_labels={config.model.num_labels} is less than the {labels} '

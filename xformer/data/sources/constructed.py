@@ -12,8 +12,8 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from xformer.data.sources.generated import choose
 from xformer.data.sources.splits import Labelled, Pair
 
 Documents = Callable[[Path], Iterator[Sequence[str]]]  # of sentences
@@ -40,8 +40,8 @@ def with_errors(read: Documents) -> Callable[[Path], Iterator[Pair]]:
     def read_errors(path: Path) -> Iterator[Pair]:
         for sentence, draw in _sentences(read(path)):
             words = sentence.split()
-            for _ in range(_choose(draw, (0, 1, 1, 2, 2, 3))):
-                words = _choose(draw, (_exchange, _exchange, _leave_out, _misspell, _double,
+            for _ in range(choose(draw, (0, 1, 1, 2, 2, 3))):
+                words = choose(draw, (_exchange, _exchange, _leave_out, _misspell, _double,
                                        _swap))(words, draw)
             yield ' '.join(words), ' '.join(sentence.split())
     return read_errors
@@ -65,12 +65,12 @@ def cloze(read: Documents) -> Callable[[Path], Iterator[Labelled]]:
     def read_cloze(path: Path) -> Iterator[Labelled]:
         for document in read(path):
             sentences = list(document)
-            asked = [(name, i) for i, sentence in enumerate(sentences)
-                     for name in _names(sentence)
-                     if any(name in _names(other) for other in sentences[:i] + sentences[i + 1:])]
-            if not asked:
+            names = [_names(sentence) for sentence in sentences]
+            shared = [(name, i) for i, ours in enumerate(names) for name in ours
+                      if any(name in theirs for theirs in names[:i] + names[i + 1:])]
+            if not shared:
                 continue
-            name, i = _choose(random.Random(sentences[0]), asked)
+            name, i = choose(random.Random(sentences[0]), shared)
             found = re.compile(rf'(?<!\w){re.escape(name)}(?!\w)')
             context = ' '.join(sentences[:i] + sentences[i + 1:])
             yield Labelled(found.sub(BLANK, sentences[i]), context,
@@ -105,14 +105,14 @@ def _exchange(words: list[str], draw: random.Random) -> list[str]:
     places = [(i, group) for i, word in enumerate(words) for group in _EXCHANGED if word in group]
     if not places:
         return words
-    i, group = _choose(draw, places)
-    return [*words[:i], _choose(draw, [word for word in group if word != words[i]]), *words[i + 1:]]
+    i, group = choose(draw, places)
+    return [*words[:i], choose(draw, [word for word in group if word != words[i]]), *words[i + 1:]]
 
 
 def _leave_out(words: list[str], draw: random.Random) -> list[str]:
     """Without one of its short words."""
     places = [i for i, word in enumerate(words) if word.isalpha() and len(word) < 4]
-    i = _choose(draw, places) if places else len(words)
+    i = choose(draw, places) if places else len(words)
     return words[:i] + words[i + 1:]
 
 
@@ -121,21 +121,16 @@ def _misspell(words: list[str], draw: random.Random) -> list[str]:
     places = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 4]
     if not places:
         return words
-    i = _choose(draw, places)
-    k = _choose(draw, range(1, len(words[i])))
+    i = choose(draw, places)
+    k = choose(draw, range(1, len(words[i])))
     return [*words[:i], words[i][:k] + words[i][k + 1:], *words[i + 1:]]
 
 
 def _double(words: list[str], draw: random.Random) -> list[str]:
-    i = _choose(draw, range(len(words)))
+    i = choose(draw, range(len(words)))
     return words[:i + 1] + words[i:]
 
 
 def _swap(words: list[str], draw: random.Random) -> list[str]:
-    i = _choose(draw, range(len(words) - 1))
+    i = choose(draw, range(len(words) - 1))
     return [*words[:i], words[i + 1], words[i], *words[i + 2:]]
-
-
-def _choose(draw: random.Random, among: Sequence[Any]) -> Any:
-    """`random()` alone is the same in every version of the language."""
-    return among[int(draw.random() * len(among))]

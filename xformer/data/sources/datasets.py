@@ -228,7 +228,7 @@ def _scan(about: str, upstream_folder: str, name: str) -> Dataset:
 
 
 _SCAN_LENGTH = _scan('test outputs longer than those of train', 'length_split', 'length')
-_HELP = _SUMMARIES = _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv')
+_THREE_TSV = _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv')
 _HELP_BUILD = ('it is built from the Debian 12 packages libreoffice-help-en-us and '
                'libreoffice-help-de as the README of the data folder says')
 _SUMMARIES_BUILD = ("it is built from Debian 12's Translation-en index as the README of the data "
@@ -254,26 +254,26 @@ DATASETS = {
         upstream='LividWo/Revisit-MMT/dc368d0af8d60270b8f4aaa2f3ac58771c551da3'),
     'libreoffice_help_en_de': Dataset(
         'English to German software help', 'MPL-2.0', 'libreoffice_help_en_de',
-        _HELP, pairs=read_tsv, texts=_read_help, regress=length_ratios(read_tsv),
+        _THREE_TSV, pairs=read_tsv, texts=_read_help, regress=length_ratios(read_tsv),
         build=_HELP_BUILD),
     'debian_summaries': Dataset(
         'package descriptions to synopses', 'mixed, of the packages', 'debian_summaries',
-        _SUMMARIES, pairs=_read_summaries, texts=_read_descriptions, build=_SUMMARIES_BUILD),
+        _THREE_TSV, pairs=_read_summaries, texts=_read_descriptions, build=_SUMMARIES_BUILD),
     'libreoffice_errors': Dataset(
         'sentences of software help with mistakes put in by rule, to their correct form',
-        'MPL-2.0', 'libreoffice_help_en_de', _HELP, pairs=with_errors(_read_help),
+        'MPL-2.0', 'libreoffice_help_en_de', _THREE_TSV, pairs=with_errors(_read_help),
         build=_HELP_BUILD),
     'libreoffice_casual': Dataset(
         'sentences of software help made casual by rule, to their formal form', 'MPL-2.0',
-        'libreoffice_help_en_de', _HELP, pairs=casual(_read_help), build=_HELP_BUILD),
+        'libreoffice_help_en_de', _THREE_TSV, pairs=casual(_read_help), build=_HELP_BUILD),
     'debian_cloze': Dataset(
         'sentences of package descriptions with a name left out, and where the others have it',
-        'mixed, of the packages', 'debian_summaries', _SUMMARIES,
+        'mixed, of the packages', 'debian_summaries', _THREE_TSV,
         answer=cloze(_read_descriptions), pairs=asked(cloze(_read_descriptions)),
         build=_SUMMARIES_BUILD),
     'sst2': Dataset(
         'sentiment of sentences from film reviews', 'research only', 'sst2',
-        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=read_sst2,
+        _THREE_TSV, classify=read_sst2,
         build="it is data/stsa.binary.* of GitHub's AcademiaSinicaNLPLab/sentiment_dataset "
               '(commit 23c72429de5f) with its two columns swapped'),
     'cola': Dataset(
@@ -285,7 +285,7 @@ DATASETS = {
               '(commit dd095d3646ed)'),
     'mrpc': Dataset(
         'paraphrases among pairs of sentences (MRPC)', 'research only', 'mrpc',
-        _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv'), classify=read_mrpc,
+        _THREE_TSV, classify=read_mrpc,
         build="it is data/para/msr/msr-para-{train,val,test}.tsv of GitHub's brmson/dataset-sts "
               '(commit e1d3375f5b3b)'),
     'reuters_r8': Dataset(

@@ -8,6 +8,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
+from typing import Any
 
 from xformer.data.sources.splits import Labelled, Pair, Source, part_of_context, split_of
 
@@ -30,7 +31,7 @@ def sums() -> Iterator[Pair]:
     """'123+45' and '168': addition of two numbers of one to three digits."""
     source = random.Random(3)
     for _ in range(EXAMPLES):
-        a, b = (int(source.random() * 10 ** _choose(source, (1, 2, 3))) for _ in range(2))
+        a, b = (int(source.random() * 10 ** choose(source, (1, 2, 3))) for _ in range(2))
         yield f'{a}+{b}', str(a + b)
 
 
@@ -45,7 +46,7 @@ def documents() -> Iterator[list[str]]:
     source = random.Random(4)
     for _ in range(DOCUMENTS):
         subject = _noun_phrase(source)
-        yield [_sentence(source, subject) for _ in range(_choose(source, range(2, 9)))]
+        yield [_sentence(source, subject) for _ in range(choose(source, range(2, 9)))]
 
 
 def subjects() -> Iterator[Labelled]:
@@ -93,23 +94,25 @@ GENERATED = {  # name: {kind: source}
 }
 
 
-def _choose(source: random.Random, choices: Sequence):
+def choose(source: random.Random, choices: Sequence[Any]) -> Any:
+    """One of the choices, by `random()` alone, which is the same in every version of the
+    language."""
     return choices[int(source.random() * len(choices))]
 
 
 def _letters(seed: int) -> Iterator[str]:
     source = random.Random(seed)
     for _ in range(EXAMPLES):
-        length = _choose(source, range(1, 21))
-        yield ''.join(_choose(source, ascii_lowercase) for _ in range(length))
+        length = choose(source, range(1, 21))
+        yield ''.join(choose(source, ascii_lowercase) for _ in range(length))
 
 
 def _noun_phrase(source: random.Random) -> str:
-    adjective = _choose(source, ('old', 'small', 'black', 'quick', 'lazy', 'happy', 'quiet'))
-    return f'the {adjective} {_choose(source, ("cat", "dog", "fox", "hen", "mouse", "horse"))}'
+    adjective = choose(source, ('old', 'small', 'black', 'quick', 'lazy', 'happy', 'quiet'))
+    return f'the {adjective} {choose(source, ("cat", "dog", "fox", "hen", "mouse", "horse"))}'
 
 
 def _sentence(source: random.Random, subject: str) -> str:
-    verb = _choose(source, ('sees', 'follows', 'likes', 'hears', 'greets', 'forgets'))
-    place = _choose(source, ('in the garden', 'by the river', 'on the hill', 'at night'))
+    verb = choose(source, ('sees', 'follows', 'likes', 'hears', 'greets', 'forgets'))
+    place = choose(source, ('in the garden', 'by the river', 'on the hill', 'at night'))
     return f'{subject} {verb} {_noun_phrase(source)} {place} .'
