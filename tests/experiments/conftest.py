@@ -8,7 +8,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 STEPS = 60
@@ -83,20 +83,25 @@ def shared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def start(shared) -> Iterator[Callable[..., subprocess.Popen]]:
+def environment(shared) -> dict[str, str]:
+    """Of the commands."""
+    inherited = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    return inherited | {
+        'PYTHONPATH': str(ROOT), 'PYTHONUTF8': '1', 'PYTHONFAULTHANDLER': '1',
+        'JAX_PLATFORMS': 'cpu', 'XFORMER_CACHE': str(shared / 'cache')}
+
+
+@pytest.fixture(scope='session')
+def start(environment) -> Iterator[Callable[..., subprocess.Popen]]:
     """start('train', '--config=...', cwd=..., env={...}): the command, under way."""
     started = []
 
     def start(module: str, *args, cwd: Path, env: dict[str, str] | None = None, **streams):
-        inherited = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
         streams = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.PIPE,
                    'stderr': subprocess.PIPE} | streams
         started.append(subprocess.Popen(
             [sys.executable, '-m', f'experiments.{module}', *map(str, args)], cwd=cwd,
-            encoding='utf-8', env=inherited | {
-                'PYTHONPATH': str(ROOT), 'PYTHONUTF8': '1', 'PYTHONFAULTHANDLER': '1',
-                'JAX_PLATFORMS': 'cpu',
-                'XFORMER_CACHE': str(shared / 'cache')} | (env or {}), **streams))
+            encoding='utf-8', env=environment | (env or {}), **streams))
         return started[-1]
     yield start
     for process in started:
@@ -104,15 +109,20 @@ def start(shared) -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 @pytest.fixture(scope='session')
-def finish(start) -> Callable[..., subprocess.CompletedProcess]:
-    """As `start`, but run to its end; `text` goes to its standard input."""
-    def finish(*args, text: str = '', **options) -> subprocess.CompletedProcess:
-        with start(*args, stdin=subprocess.PIPE, **options) as process:
-            try:
-                out, err = process.communicate(text, timeout=300)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGABRT)  # stderr then shows where it hangs
-                out, err = process.communicate()
+def finish(start, environment, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
+    """As `start`, but run to its end; `text` goes to its standard input.
+
+    A command with an `env` of its own is a process of its own, any other is forked.
+    """
+    folder = tmp_path_factory.mktemp('forked')
+
+    def finish(module: str, *args, cwd: Path, text: str = '', env: dict[str, str] | None = None
+               ) -> subprocess.CompletedProcess:
+        if not env:
+            return run_forked([f'experiments.{module}', *map(str, args)], cwd, environment, text,
+                              folder)
+        with start(module, *args, cwd=cwd, env=env, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(text, timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
     return finish
 
