@@ -11,6 +11,10 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/g2p_quickstart
 SMOKE ?= runs/smoke
 
+# glibc's huge pages: XLA's CPU backend asks for its working memory anew at every step, and in pages
+# of 4 KB the asking takes an eighth of it
+quickstart smoke bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: quickstart smoke test lint bench clean
 
 quickstart: $(VENV)/ready
