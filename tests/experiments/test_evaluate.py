@@ -86,6 +86,8 @@ def test_a_split_is_measured_whole_and_the_same_again(evaluate, mine, contents, 
         assert f'  {name:<20} {value:7.2%}\n' in stdout
     assert 0 < result['metrics']['per'] < 1
     assert_scored(result, predictions)
+    compiled = [row['function'] for row in rows(mine / 'eval' / 'dev.timing.jsonl')]
+    assert compiled == ['search', 'attention_maps']  # all words are of one bucket
 
     def results():
         files = contents(mine / 'eval')

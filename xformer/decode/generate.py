@@ -68,9 +68,9 @@ class Generator:
         if (complete or draft) and self._beams or draft and self._sampling:
             raise ValueError('completion from outside and drafts are not for beams')
         self._batch_tokens = 1 if draft else batch_tokens // self._hypotheses
+        self._search = compilations.wrap('search', jax.jit(self._searched))
         self._begin = compilations.wrap('begin', jax.jit(self._started))
         self._write = compilations.wrap('write', jax.jit(self._written, donate_argnums=1))
-        self._read = compilations.wrap('read', jax.jit(lambda state: state.outputs()))
         self.drafted, self.kept = 0, 0  # tokens that the draft proposed, and of them used
 
     def __call__(self, inputs: Sequence[Sequence[int]],
@@ -120,16 +120,19 @@ class Generator:
     def _growing(self, inputs, indices: list[int], shape: tuple[int, int], stride: int,
                  first: int = 0):
         """The outputs of a batch, after every `stride` tokens if anyone looks, and at the end."""
-        state = self._begin(self._params, *self._arrays(inputs, indices, shape, first))
-        T = self._most(shape[1])
-        looked_at = self._complete or stride == 1
-        for until in range(stride, T + stride, stride) if looked_at else [T]:
-            state = self._write(self._params, state, np.int32(until))
-            outputs, done = self._outputs(state, indices)
-            yield outputs
-            if done.all():
-                break
-            state = state.replace(done=done)
+        arrays = self._arrays(inputs, indices, shape, first)
+        if self._complete or stride == 1:
+            state = self._begin(self._params, *arrays)
+            for until in range(stride, self._most(shape[1]) + stride, stride):
+                state, written = self._write(self._params, state, np.int32(until))
+                outputs, done = self._outputs(state, written, indices)
+                yield outputs
+                if done.all():
+                    break
+                state = state.replace(done=done)
+        else:
+            state, written = self._search(self._params, *arrays)
+            yield self._outputs(state, written, indices)[0]
         if self._draft:
             self.drafted += int(state.drafted)
             self.kept += int(state.kept)
@@ -150,6 +153,11 @@ class Generator:
             limits = output_limits(self._config, len(inputs[index]))
             numbers_B4[row] = len(ids), *limits, first + index
         return ids_BS, *numbers_B4.T.copy()
+
+    def _searched(self, params, *arrays):
+        """As `_written`, of all tokens from the beginning, which takes one compilation."""
+        most = self._most(arrays[0].shape[1])
+        return self._written(params, self._started(params, *arrays), most)
 
     def _started(self, params, ids_BS, lengths_B, least_B, most_B, numbers_B):
         """The state of a search in which nothing is written yet."""
@@ -174,18 +182,21 @@ class Generator:
         return Rows.start(prompts.repeated(K), T, cache, self._config, keys_R)
 
     def _written(self, params, state, until):
-        """The state once `until` tokens are written, or all outputs have ended."""
+        """(state, its outputs) once `until` tokens are written, or all outputs have ended."""
         extend, draft = (None if each is None else partial(_extend, model, each) for model, each in
                          zip((self._model, self._draft and self._draft.model), params))
         if self._draft:
-            return state.write(extend, draft, self._draft.size, until, self._config)
-        if self._beams:
-            return state.write(extend, _reorder, until, self._config)
-        return state.write(extend, until, self._config)
+            state = state.write(extend, draft, self._draft.size, until, self._config)
+        elif self._beams:
+            state = state.write(extend, _reorder, until, self._config)
+        else:
+            state = state.write(extend, until, self._config)
+        return state, state.outputs()
 
-    def _outputs(self, state, indices: list[int]) -> tuple[list[list[Output]], np.ndarray]:
+    def _outputs(self, state, written, indices: list[int]
+                 ) -> tuple[list[list[Output]], np.ndarray]:
         """The outputs of each input so far, and which rows of the state have ended."""
-        ids, lengths, scores = jax.device_get(self._read(state))
+        ids, lengths, scores = jax.device_get(written)
         if self._beams:
             return [[Output(ids[b, k, :length].tolist(), float(scores[b, k]))
                      for k, length in enumerate(lengths[b, :self._num_outputs]) if length]
