@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -122,7 +123,11 @@ def finish(start, environment, tmp_path_factory) -> Callable[..., subprocess.Com
             return run_forked([f'experiments.{module}', *map(str, args)], cwd, environment, text,
                               folder)
         with start(module, *args, cwd=cwd, env=env, stdin=subprocess.PIPE) as process:
-            out, err = process.communicate(text, timeout=300)
+            try:
+                out, err = process.communicate(text, timeout=300)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # stderr then shows where it hangs
+                out, err = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
     return finish
 

@@ -112,7 +112,7 @@ def test_shared_layers_are_one_set_of_parameters_used_again():
         np.testing.assert_allclose(ours, theirs.sum(0, keepdims=True), atol=1e-3)
 
 
-# ---- who sees whom; in every scheme: in the tests of the models ----
+# ---- who sees whom ----
 
 def seen(config: ModelConfig, mask: Mask):
     """seen_TS: whether output t has a gradient to input s."""
@@ -121,6 +121,13 @@ def seen(config: ModelConfig, mask: Mask):
     def outputs(x_TD):
         return run(config, params, x_TD[None], mask)[0][0, :, 0]
     return (jax.jacrev(outputs)(X_BTD[0]) != 0).any(axis=-1)
+
+
+@pytest.mark.parametrize('positions', SCHEMES)
+def test_an_encoder_sees_both_ways_and_a_decoder_only_back(positions):
+    config = dataclasses.replace(CONFIG, positions=positions)
+    assert seen(config, Mask()).all()
+    np.testing.assert_array_equal(seen(config, CAUSAL), np.tri(T, dtype=bool))
 
 
 @pytest.mark.parametrize('causal', [False, True])

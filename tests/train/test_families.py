@@ -20,11 +20,11 @@ BASE = {'model.d_model': 16, 'model.num_heads': 2, 'model.d_ff': 24, 'model.voca
         'optim.schedule': 'constant', 'optim.peak_learning_rate': 0.01, 'optim.clip_norm': 1.0,
         'optim.epsilon': 1e-3, 'optim.label_smoothing': 0.0}
 FAMILIES = {
-    'encoder': {'model.family': 'encoder', 'model.num_encoder_layers': 1,
+    'encoder': {'model.family': 'encoder', 'model.num_encoder_layers': 2,
                 'model.num_decoder_layers': 0, 'model.pooler': True, 'model.num_segments': 2,
                 'model.positions': 'learned', 'data.objective': 'mlm_nsp'},
     'decoder': {'model.family': 'decoder', 'model.num_encoder_layers': 0,
-                'model.num_decoder_layers': 1, 'model.positions': 'rotary', 'model.norm': 'rms',
+                'model.num_decoder_layers': 2, 'model.positions': 'rotary', 'model.norm': 'rms',
                 'model.activation': 'swiglu', 'model.num_kv_heads': 1, 'data.objective': 'lm'},
 }
 

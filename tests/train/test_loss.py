@@ -128,7 +128,8 @@ def language_batch(documents, slots: int):
         ('positions_BT', positions))}
 
 
-@pytest.mark.parametrize('positions', ['learned', 'relative'])  # test_decoder has them all
+@pytest.mark.parametrize('positions', ['sinusoidal', 'learned', 'rotary', 'relative', 'alibi',
+                                       'none'])
 def test_packed_documents_have_the_loss_they_have_alone(positions):
     model = Decoder(ModelConfig(family='decoder', num_encoder_layers=0, num_decoder_layers=1,
                                 positions=positions, **TINY))

@@ -42,7 +42,7 @@ def with_errors(read: Documents) -> Callable[[Path], Iterator[Pair]]:
             words = sentence.split()
             for _ in range(choose(draw, (0, 1, 1, 2, 2, 3))):
                 words = choose(draw, (_exchange, _exchange, _leave_out, _misspell, _double,
-                                       _swap))(words, draw)
+                                      _swap))(words, draw)
             yield ' '.join(words), ' '.join(sentence.split())
     return read_errors
 
