@@ -9,8 +9,8 @@
 A model of pairs writes its output for every source, which is scored (data.score); a language
 model, masked or not, is measured by its own objective. Prints the metrics and, where there is
 one, the floor that a trivial guess reaches; writes SPLIT.json (of pairs also
-SPLIT.predictions.jsonl and SPLIT.alignments.jsonl and .png) under eval/ in the run folder, and
-brings report.html up to date.
+SPLIT.predictions.jsonl, of seq2seq SPLIT.alignments.jsonl and .png) under eval/ in the run folder,
+and brings report.html up to date.
 """
 
 import dataclasses
@@ -80,7 +80,8 @@ def examples_of_file(path: str, config: Config) -> list:
 
 
 def _outputs(run, pairs: list, name: str, values, compilations) -> dict:
-    """The model's outputs for all sources, scored; they and some alignments are written."""
+    """The model's outputs for all sources, scored; they are written, and of a model with
+    cross-attention the alignments of some."""
     from xformer.decode.generate import Generator
     from xformer.evaluate import scores
     from xformer.evaluate.alignment import align
@@ -89,9 +90,12 @@ def _outputs(run, pairs: list, name: str, values, compilations) -> dict:
     generator = Generator(run.model, config, run.params, compilations)
     with counting(f'decoding {name}', len(examples_of(pairs, config))) as progress:
         metrics, predictions = evaluate_pairs(pairs, config, run.tokenizers, generator, progress)
-    alignments = align([(row.source, row.prediction) for row in _spread(predictions, 6)],
-                       run.model, config, run.params, run.tokenizers, compilations)
-    _write_outputs(run.folder / 'eval', name, predictions, alignments)
+    _write_lines(run.folder / 'eval' / f'{name}.predictions.jsonl',
+                 [row._asdict() for row in predictions])
+    if config.model.family == 'seq2seq':
+        _write_alignments(run.folder / 'eval', name, align(
+            [(row.source, row.prediction) for row in _spread(predictions, 6)], run.model, config,
+            run.params, run.tokenizers, compilations))
     if values.show:
         _show(_spread(predictions, values.show), data)
     floors = scores.floor(data.score, [row.source for row in predictions],
@@ -146,11 +150,10 @@ def _spread(rows: list, count: int) -> list:
     return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
 
 
-def _write_outputs(folder: Path, name: str, predictions, alignments) -> None:
+def _write_alignments(folder: Path, name: str, alignments) -> None:
     from xformer.figures import draw_alignments
-    for kind, rows in (('predictions', [row._asdict() for row in predictions]),
-                       ('alignments', [alignment.to_row() for alignment in alignments])):
-        _write_lines(folder / f'{name}.{kind}.jsonl', rows)
+    _write_lines(folder / f'{name}.alignments.jsonl',
+                 [alignment.to_row() for alignment in alignments])
     (folder / f'{name}.alignments.png').write_bytes(draw_alignments(alignments))
 
 

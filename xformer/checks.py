@@ -167,8 +167,8 @@ def _data_checks(config: Config):
            f'data.score_strip has no effect with data.score={data.score}; it is for errors')
     for name in ('score', 'score_strip'):
         yield (writes_outputs(config) or getattr(data, name) == getattr(default, name),
-               f'data.{name} has no effect with data.objective={objective} and model.family='
-               f'{model.family}, which is not scored by its outputs')
+               f'data.{name} has no effect with data.objective={objective}, which is not scored '
+               'by its outputs')
     yield (objective in ('pairs', *LABELLED) or data.too_long == default.too_long,
            f'data.too_long has no effect with data.objective={objective}')
     yield (objective not in ('pairs', *LABELLED) or not data.sequence_length,

@@ -232,7 +232,7 @@ def is_labelled(config: Config) -> bool:
 
 def writes_outputs(config: Config) -> bool:
     """Whether a model is measured by the outputs it writes; otherwise by its objective."""
-    return config.model.family == 'seq2seq' and config.data.objective == 'pairs'
+    return config.data.objective == 'pairs'
 
 
 def leaves() -> dict[str, dataclasses.Field]:

@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import statistics
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,29 +39,35 @@ def write_report(run_folder: Path) -> Path:
     config = read_config(run_folder)
     metrics = read_rows(run_folder / 'metrics.jsonl')
     results = [_read_json(path) for path in sorted((run_folder / 'eval').glob('*.json'))]
-    manifest = run_folder / 'manifest.json'
     name = html.escape(run_folder.resolve().name)
-    sections = {
-        'Learning curves': _curves(metrics),
-        'Results': _results(results),
-        **({'Sample predictions': _samples(
-                run_folder, results, 'predictions', ('source', 'prediction', 'references', 'score'),
-                partial(_prediction, data=config.data)),
-            'Cross-attention': _alignments(run_folder, results)} if writes_outputs(config) else {}),
-        **({'Sample guesses': _samples(
-                run_folder, results, 'guesses', ('text', 'target', 'guess'),
-                partial(_guess, kind=config.data.objective))} if is_labelled(config) else {}),
-        'Speed': _speed(read_rows(run_folder / 'timing.jsonl')),
-        'Configuration': _configuration(config),
-        'Origin': _origin(_read_json(manifest)) if manifest.exists() else
-        _paragraph('There is no manifest.json.'),
-    }
     body = ''.join(f'<section><h2>{title}</h2>\n{content}</section>\n'
-                   for title, content in sections.items())
+                   for title, content in _sections(run_folder, config, metrics, results))
     path = run_folder / 'report.html'
     write_atomically(path, f'{_HEAD}<title>{name}</title>\n<body>\n<h1>{name}</h1>\n'
                            f'{_headline(config, metrics, results)}{body}</body>\n</html>\n')
     return path
+
+
+def _sections(run_folder: Path, config: Config, metrics: list[dict], results: list[dict]
+              ) -> Iterator[tuple[str, str]]:
+    """(title, HTML) of each part of the page, from top to bottom."""
+    yield 'Learning curves', _curves(metrics)
+    yield 'Results', _results(results)
+    if writes_outputs(config):
+        yield 'Sample predictions', _samples(
+            run_folder, results, 'predictions', ('source', 'prediction', 'references', 'score'),
+            partial(_prediction, data=config.data))
+        if config.model.family == 'seq2seq':
+            yield 'Cross-attention', _alignments(run_folder, results)
+    if is_labelled(config):
+        yield 'Sample guesses', _samples(
+            run_folder, results, 'guesses', ('text', 'target', 'guess'),
+            partial(_guess, kind=config.data.objective))
+    yield 'Speed', _speed(read_rows(run_folder / 'timing.jsonl'))
+    yield 'Configuration', _configuration(config)
+    manifest = run_folder / 'manifest.json'
+    yield 'Origin', (_origin(_read_json(manifest)) if manifest.exists() else
+                     _paragraph('There is no manifest.json.'))
 
 
 def _read_json(path: Path) -> dict:

@@ -17,7 +17,8 @@ CONFIG = Config(
     model=ModelConfig(
         family='decoder', num_encoder_layers=0, num_decoder_layers=2, d_model=128, num_heads=4,
         d_ff=512, max_length=8, biases=False, dropout=0.0, layers='unroll'),
-    data=DataConfig(dataset='modular_addition', tokenizer='word', batch_tokens=512 * 6),
+    data=DataConfig(dataset='modular_addition', tokenizer='word', score='exact',
+                    batch_tokens=512 * 6),
     optim=OptimConfig(
         schedule='constant', peak_learning_rate=1e-3, warmup_steps=10, beta2=0.98, epsilon=1e-8,
         weight_decay=0.5, label_smoothing=0.0),

@@ -127,6 +127,28 @@ def test_an_average_of_checkpoints_decoded_greedily(evaluate):
     assert_scored(result, predictions)
 
 
+DECODER = """from tiny import CONFIG, override
+
+CONFIG = override(CONFIG, {'model.family': 'decoder', 'model.num_encoder_layers': 0,
+                           'model.max_length': 16, 'data.score': 'exact', 'data.score_strip': '',
+                           'train.steps': 300, 'train.eval_every': 100, 'train.save_every': 100})
+"""
+
+
+def test_a_decoder_of_pairs_is_measured_by_what_it_writes(trained_once, run, rows):
+    folder, _ = trained_once('pairs_decoder', {'pairs_decoder.py': DECODER})
+    assert run('evaluate', f'--model={folder}', '--config.decode.alpha=0').returncode == 0
+    predictions = rows(folder / 'eval' / 'dev.predictions.jsonl')
+    right = sum(row['prediction'] in row['references'] for row in predictions)
+    result = json.loads((folder / 'eval' / 'dev.json').read_text())
+    assert result['metrics'] == {'exact_match': right / len(predictions)} and right
+    assert 'Cross-attention' not in (folder / 'report.html').read_text()
+    given = ''.join(f'--prompt={row["source"]}\t{row["prediction"]}\n' for row in predictions)
+    scored = run('generate', f'--model={folder}', '--score', *given.splitlines())
+    for row, line in zip(predictions, scored.stdout.splitlines(), strict=True):
+        assert float(line.split('\t')[0]) == pytest.approx(row['score'], abs=1e-4)
+
+
 @pytest.mark.parametrize('objective, named, text, expected', [
     ('pairs', 'sentences', 'AB\tC d\n', [('ab', 'C d')]),
     ('lm', 'sentences', 'AB\nC', [['ab\n', 'c']]),
