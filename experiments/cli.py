@@ -49,6 +49,10 @@ def parse(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
 
     Answers --help and exits. Raises UserError for an unknown flag, a bad value, a stray argument.
     """
+    for argument in argv:
+        if any('\ud800' <= character <= '\udfff' for character in argument):
+            raise UserError(f'the argument {ascii(argument)} is not valid UTF-8; mend it, or give '
+                            'texts in a file')
     values = flags.FlagValues()
     flags.DEFINE_boolean('help', False, 'show this text', short_name='h', flag_values=values)
     define(values)

@@ -6,10 +6,11 @@
     python -m experiments.embed --model=runs/bert_mini_pretrain --input=labelled.tsv --labels \\
         --clusters=8
 
-One line of input is one text (with --labels, label<TAB>text). --output holds `embeddings` (N, D),
-float32, and `texts`, with --labels also `labels` and with --clusters also `clusters`. Prints JSON
-lines: the neighbours of every query, by cosine; then, with --labels, how often a text's nearest
-other text has its label, and with --clusters the purity of the clusters.
+One line of input is one text (with --labels, label<TAB>text), for an encoder also two parted by a
+tab. --output holds `embeddings` (N, D), float32, and `texts`, with --labels also `labels` and with
+--clusters also `clusters`. Prints JSON lines: the neighbours of every query, by cosine; then, with
+--labels, how often a text's nearest other text has its label, and with --clusters the purity of
+the clusters.
 """
 
 import json
@@ -46,14 +47,13 @@ def main(argv: list[str]) -> None:
     _check(values)
     config = reading.config_of(values)
     _check_pool(values.pool, config.model)
-    if values.cut:
-        config = override(config, {'data.too_long': 'cut'})
+    config = override(config, {'data.too_long': 'cut' if values.cut else 'error'})
     lines = reading.lines_of(values.input)
     labels, texts = _labelled(lines) if values.labels else (None, lines)
 
     run, compilations = reading.open_model(values, config)
     from xformer.evaluate.embeddings import embed
-    from xformer.evaluate.split import encode_texts
+    from xformer.evaluate.inputs import encode_texts
     rows, queries = (encode_texts(each, config, run.tokenizers)
                      for each in (texts, values.query))
     reading.tell_unknown(rows + queries, run.tokenizers.special)

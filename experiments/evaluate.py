@@ -55,6 +55,9 @@ def main(argv: list[str]) -> None:
     from xformer.report import write_report
     from xformer.run import held_out
     examples = examples or held_out(run.folder, name)
+    if writes or labels:
+        from xformer.evaluate.inputs import fitting
+        examples = fitting(examples, config, run.tokenizers)
     measure = _outputs if writes else _labels if labels else _objective
     measured = measure(run, examples, name, values, compilations)
     result = {**measured, 'split': name, 'checkpoint': run.checkpoint,
@@ -138,8 +141,10 @@ def _objective(run, examples: list, name: str, values, compilations) -> dict:
             run.manifest['data_fingerprint'], compilations, values.batches, progress)
         counted = len(store)
     if data.objective == 'lm' and not values.batches:
-        size = sum(len(sentence.encode()) for document in examples for sentence in document)
-        metrics['bits_per_byte'] = metrics['nll'] * labels / math.log(2) / size
+        bits = metrics['nll'] * labels / math.log(2)
+        sentences = [sentence for document in examples for sentence in document]
+        metrics['bits_per_byte'] = bits / sum(len(sentence.encode()) for sentence in sentences)
+        metrics['bits_per_character'] = bits / sum(map(len, sentences))
     return {'metrics': metrics, 'floors': floors, 'examples': counted,
             'scoring': {'objective': data.objective, 'labels': labels,
                         'batches': values.batches or 'all'}}

@@ -100,10 +100,14 @@ def main(argv: list[str]) -> None:
 
 
 def _for_task(config: Config, values) -> Config:
-    """With the settings of --task that are not given; no length beyond what the model takes."""
-    settings = {f'decode.{name}': min(setting, config.model.max_length)
-                if name == 'max_length' else setting
+    """With the settings of --task that are not given; no length beyond what the model takes, or
+    what is given."""
+    most = min(config.model.max_length, config.decode.max_length or config.model.max_length,
+               config.decode.max_new_tokens or config.model.max_length)
+    settings = {f'decode.{name}': min(setting, most) if name.endswith('_length') else setting
                 for name, setting in TASKS[values.task].items()}
+    if config.decode.max_new_tokens:
+        settings.pop('decode.max_length', None)
     return validate(override(config, {name: setting for name, setting in settings.items()
                                       if values[f'config.{name}'].value is None}))
 
@@ -143,6 +147,7 @@ def _checks(values, config: Config):
     yield (not values.task or config.data.objective == 'pairs',
            f'--task={values.task} is for a model of pairs (data.objective=pairs), not '
            f'data.objective={config.data.objective}')
+    yield all(values.stop), '--stop is empty; give the text to stop at, or leave it out'
     yield (values.draft or not values['draft_tokens'].present,
            '--draft_tokens has no effect without --draft')
     for name in values:
@@ -178,6 +183,7 @@ class _Writer:
         self._config, self._examples, self._template = config, examples, values.template
         self._stops = list(values.stop)
         if values.template:
+            _check_lines(self._run.tokenizers.source)
             self._stops.append(values.template.split('{target}')[1] + '\n')
         self._prompts: list[list[int]] = []
         self.generator = Generator(self._run.model, config, self._run.params, compilations,
@@ -202,7 +208,7 @@ class _Writer:
 
     def _encode(self, texts: list[str]) -> None:
         from xformer.decode.text import few_shot_prompt
-        from xformer.evaluate.split import encode_sources
+        from xformer.evaluate.inputs import encode_sources
         if self._template:
             texts = [few_shot_prompt(text, self._examples, self._template) for text in texts]
         self._prompts = encode_sources(texts, self._config, self._run.tokenizers)
@@ -219,6 +225,14 @@ class _Writer:
     def _text(self, number: int, ids: list[int]) -> str:
         from xformer.decode.text import before_stop
         return before_stop(self._whole_text(number, ids), self._stops)
+
+
+def _check_lines(tokenizer) -> None:
+    """Raises UserError for one that does not tell the end of a line from a space."""
+    if '\n' not in tokenizer.decode(tokenizer.encode('a\nb')):
+        raise UserError('--template needs a model that reads the ends of lines, for there examples '
+                        'and outputs end; this one has data.tokenizer=word or wordpiece, or never '
+                        'saw one')
 
 
 def _draft_config(values, config: Config) -> Config:
@@ -281,7 +295,10 @@ def _asked():
     while True:
         if sys.stdin.isatty():
             print('> ', end='', file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError:
+            raise UserError('standard input is not valid UTF-8; type or send text') from None
         if not line:
             return
         yield line.removesuffix('\n')
@@ -294,7 +311,7 @@ def _scores(texts: list[str], values, config: Config) -> str:
              for number, text in enumerate(texts, start=1)]
     run, compilations = reading.open_model(values, config)
     from xformer.decode.likelihood import log_likelihoods
-    from xformer.evaluate.split import encode_outputs, encode_sources
+    from xformer.evaluate.inputs import encode_outputs, encode_sources
     sources = [[] for _ in given] if lm else encode_sources(
         [source for source, _ in given], config, run.tokenizers)
     targets = encode_outputs([target for _, target in given], sources, config, run.tokenizers)

@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
     from xformer.evaluate.labels import guess
     prepared = [Labelled(*(prepare_source(text, config.data) for text in pair), '')
                 for pair in examples]
-    asked = (prepared, config, run.model, run.params, run.tokenizers, compilations)
+    asked = config, run.model, run.params, run.tokenizers, compilations
     with counting('predicting', len(texts)) as progress:
         if is_labelled(config):
-            answers = guess(*asked, progress, say)
+            answers = guess(prepared, *asked, progress, say)
         elif values.next_sentence:
-            answers = next_sentence(*asked, progress)
+            answers = next_sentence(texts, *asked, progress)
         else:
-            answers = fill_masks(*asked, values.top, progress)
+            answers = fill_masks(texts, *asked, values.top, progress)
     names = ('question', 'context') if config.data.objective == 'answer' else ('text', 'second')
     reading.write(values.output, ''.join(
         json.dumps({name: text for name, text in zip(names, pair) if text} | answer,
@@ -75,10 +75,11 @@ def _check(config: Config, values: flags.FlagValues) -> None:
 
 def _example(number: int, text: str, config: Config, pair: bool) -> tuple[str, str]:
     """The text, or the two of a pair, of one input."""
-    parts = text.split('\t')
-    two = pair or config.data.objective == 'answer'
-    if len(parts) > 2 or (two and len(parts) != 2) or not all(part.strip() for part in parts):
-        wanted = 'two texts parted by a tab' if two else 'a text, or two parted by a tab'
+    parts, objective = text.split('\t'), config.data.objective
+    one, two = objective == 'tag', pair or objective == 'answer'
+    if len(parts) not in range(1 + two, 3 - one) or not all(part.strip() for part in parts):
+        wanted = ('two texts parted by a tab' if two else
+                  'one text' if one else 'a text, or two parted by a tab')
         raise UserError(f'input {number} ({text[:40]!r}) must be {wanted}, none of them empty')
     return parts[0], parts[1] if len(parts) == 2 else ''
 

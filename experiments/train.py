@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import cli, configs
 from xformer.checks import check_same, validate
-from xformer.config import Config, adapted, read_config, to_json
+from xformer.config import Config, UserError, adapted, read_config, to_json
 from xformer.console import say
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         check_same(['data.objective'], f'train.teacher={teacher}', read_config(Path(teacher)),
                    'the student', config)
     if begins or teacher:
-        config = _like(config, folder if goes_on else Path(begins or teacher),
+        config = _like(config, folder if goes_on else Path(begins or teacher), values,
                        only_tokenizer=not begins)
     if values.print_config:
         print(to_json(config), end='')
@@ -65,9 +65,16 @@ def main(argv: list[str]) -> None:
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
 
 
-def _like(config: Config, source: Path, only_tokenizer: bool) -> Config:
-    """With the architecture and the tokenizer of the run that it begins with."""
+def _like(config: Config, source: Path, values, only_tokenizer: bool) -> Config:
+    """With the architecture and the tokenizer of the run that it begins with.
+
+    Raises UserError for a flag that asks for others.
+    """
     config, changes = adapted(config, read_config(source), only_tokenizer)
+    for name, value in changes.items():
+        if values[f'config.{name}'].present:
+            raise UserError(f'--config.{name}={values[f"config.{name}"].value} cannot be had: what '
+                            f'begins with {source} has its {name}={value}; leave it out')
     if changes:
         listed = ', '.join(f'{name}={value}' for name, value in changes.items())
         say(f'as {source}: {listed}')

@@ -5,14 +5,16 @@
     python -m experiments.visualize --model=runs/lm_shakespeare_char --input=lines.txt \\
         --output=looks --layer=2 --head=0
 
-One line of input is one text; for a seq2seq model source<TAB>target, or a source alone, whose
-output is then written by greedy decoding. Writes into the new folder --output:
+One line of input is one text, for an encoder also two parted by a tab; for a seq2seq model
+source<TAB>target, or a source alone, whose output is then written by greedy decoding. Writes into
+the new folder --output:
 
     index.html       the inspector: move over tokens, layers and heads; needs nothing else
     N.npz            of text N: attention maps, entropies of heads in nats, hidden states, and the
                      likeliest tokens at every layer and position (logit lens)
     N.STACK.KIND.png attention of one layer, all heads or one
     N.entropy.png    entropy of every head
+    N.lens.png       the likeliest token at every layer and position
     alignments.png   cross-attention of that layer, mean over heads or one (seq2seq)
 
 Layers and heads count from 0.
@@ -84,11 +86,12 @@ def _pairs(lines: list[str], model: ModelConfig) -> tuple[list[str], list[str] |
 def _target_ids(sources: list[str], targets: list[str], run, compilations) -> list[list[int]]:
     """Of each target; of those that are missing, what greedy decoding writes."""
     from xformer.decode.generate import Generator
-    from xformer.evaluate.split import encode_sources
-    missing = [source for source, target in zip(sources, targets) if not target]
+    from xformer.evaluate.inputs import encode_sources
+    ids = encode_sources(sources, run.config, run.tokenizers)
+    missing = [source for source, target in zip(ids, targets) if not target]
     config = override(run.config, {'decode.beam_size': 1})
     generator = Generator(run.model, config, run.params, compilations)
-    written = iter(generator(encode_sources(missing, config, run.tokenizers)))
+    written = iter(generator(missing))
     eos = run.tokenizers.special.eos
     return [[*run.tokenizers.target.encode(target), eos] if target else next(written)[0].ids
             for target in targets]
@@ -99,7 +102,7 @@ def _write(folder: Path, looks: list, run, layer: int | None, head: int | None) 
     import numpy as np
 
     from xformer.evaluate.alignment import Alignment
-    from xformer.figures import draw_alignments, draw_entropies, draw_heads
+    from xformer.figures import draw_alignments, draw_entropies, draw_heads, draw_lens
     from xformer.inspector import inspector_page
     layer = -1 if layer is None else layer
     pictures, crossed = {}, []
@@ -114,6 +117,11 @@ def _write(folder: Path, looks: list, run, layer: int | None, head: int | None) 
                 crossed.append(Alignment(keys, queries, weights_NTS[heads].mean(axis=0)))
         pictures[f'{number}.entropy.png'] = draw_entropies(
             {name: each.entropy_LN for name, each in maps.items()})
+        for look in stacks:
+            if look.lens:
+                pictures[f'{number}.lens.png'] = draw_lens(
+                    [[guesses[0] for guesses in row] for row in look.lens.tokens],
+                    look.lens.probabilities_LTK[..., 0], look.reads)
     if crossed:
         pictures['alignments.png'] = draw_alignments(crossed)
     about = f'{run.config.model.family}, {run.checkpoint}'

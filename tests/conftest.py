@@ -3,6 +3,7 @@
 import functools
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,16 +56,19 @@ def random_like():
 def small(random_like):
     """small('encoder'): config, tokenizers, model and params of a small model with random ones.
 
-    Four layers (two in the decoder of 'seq2seq') over the letters a to h and the space.
+    Four layers (two in the decoder of 'seq2seq') over the letters a to h and the space. A
+    'classifier' is an encoder with a head and segments.
     """
     from xformer.checks import validate
     from xformer.config import Config, override
     from xformer.data.tokenizers import train_tokenizers
     from xformer.models import build, init_params
-    layers = {'encoder': (4, 0), 'decoder': (0, 4), 'seq2seq': (4, 2)}
+    layers = {'encoder': (4, 0), 'classifier': (4, 0), 'decoder': (0, 4), 'seq2seq': (4, 2)}
     settings = {
         'encoder': {'data.objective': 'mlm', 'data.format': 'lines', 'model.positions': 'learned',
                     'model.activation': 'gelu'},
+        'classifier': {'model.family': 'encoder', 'data.objective': 'classify',
+                       'model.num_labels': 2, 'model.num_segments': 2},
         'decoder': {'data.objective': 'lm', 'data.format': 'lines', 'model.positions': 'rotary',
                     'model.norm_position': 'pre'},
         'seq2seq': {'data.target_tokenizer': 'word', 'model.norm_position': 'pre'}}
@@ -79,6 +83,8 @@ def small(random_like):
             'optim.peak_learning_rate': 1e-3, **settings[family]})
         texts = [('abcdefgh ', 'A B C D')] if family == 'seq2seq' else [('abcdefgh ',)]
         tokenizers = train_tokenizers(config.data, texts)
+        if family == 'classifier':
+            tokenizers = replace(tokenizers, labels=('no', 'yes'))
         special = tokenizers.special
         config = override(config, {
             'model.vocab_size': tokenizers.vocab_size, 'model.pad_id': special.pad,

@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from xformer.figures import draw_entropies, draw_heads
+from xformer.figures import draw_entropies, draw_heads, draw_lens
 
 RNG = np.random.default_rng(0)
 
@@ -46,3 +46,12 @@ def test_entropies_are_drawn_sharp_heads_dark():
     height, width = picture.shape[:2]
     assert len(rows) and columns.max() < 0.35 * width and rows.max() < 0.6 * height
     assert pixels(draw_entropies({'all sharp': np.zeros((2, 2))})).size
+
+
+def test_a_lens_has_its_last_layer_on_top_and_is_dark_where_sure():
+    sure_LT = np.zeros((3, 4))
+    sure_LT[2, 0] = 1
+    picture = pixels(draw_lens([['$x$', '漢', '\n', 'w' * 40]] * 3, sure_LT, 'ab$\n'))
+    rows, columns = np.nonzero(blue(picture))
+    height, width = picture.shape[:2]
+    assert len(rows) and columns.max() < 0.5 * width and rows.max() < 0.5 * height

@@ -228,6 +228,16 @@ def test_the_lens_shows_every_layer_and_marks_what_is_right(page, address):
                        for token, figure in zip(lens.tokens[layer][3], figures)]
 
 
+def test_without_a_lens_there_is_all_the_rest(page, tmp_path):
+    silent = Look(ENCODER.stack, ENCODER.reads, ENCODER.reads, ENCODER.maps, ENCODER.hidden_LTD,
+                  None)
+    (tmp_path / 'index.html').write_text(inspector_page('x', 'y', [[silent]]), encoding='utf-8')
+    page.open(f'{(tmp_path / "index.html").as_uri()}#layer=2&head=1&token=3')
+    assert page.figures('keys') == per_cent(ENCODER.maps[0].weights_LNTS[2, 1, 3])
+    assert page.js('document.getElementById("says").offsetHeight') == 0
+    assert page.complaints == []
+
+
 def test_an_address_out_of_range_is_brought_within(page, address):
     page.open(f'{address}#text=9&map=nothing&layer=99&head=-1&token=1000000')
     assert page.text('#readout').startswith('Layer 11, head 0: ')

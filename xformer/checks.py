@@ -252,7 +252,8 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
                f'{model.max_length} tokens that the model takes')
     yield (not (decode.max_length and decode.max_new_tokens),
            'decode.max_length and decode.max_new_tokens both limit an output; set one of them')
-    most = decode.max_length or decode.max_new_tokens
+    # a decoder's min_length counts the prompt, too, its max_new_tokens does not
+    most = decode.max_length or (decode.max_new_tokens if model.family != 'decoder' else 0)
     yield (not most or decode.min_length <= most,
            f'decode.min_length={decode.min_length} is above the most tokens of an output, {most}')
     for name in ('temperature', 'top_p', 'repetition_penalty'):

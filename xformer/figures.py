@@ -97,6 +97,29 @@ def draw_heads(maps: dict[str, np.ndarray], queries: Sequence[str], keys: Sequen
     return _png(figure)
 
 
+def draw_lens(tokens: Sequence[Sequence[str]], probabilities_LT: np.ndarray,
+              reads: Sequence[str]) -> bytes:
+    """PNG of a table, tokens[layer][position]: positions across, by what they read, the last layer
+    on top; the likelier, the darker."""
+    from matplotlib.figure import Figure
+    L, T = probabilities_LT.shape
+    rows = [_drawable(row) for row in tokens]
+    letters = max(len(token) for row in rows for token in row)
+    figure = Figure(figsize=(T * max(0.3, 0.07 * min(letters, 12) + 0.1) + 1, 0.25 * L + 1.2),
+                    layout='constrained')
+    axes = figure.subplots()
+    axes.imshow(probabilities_LT, cmap='Blues', vmin=0, vmax=1, aspect='auto', origin='lower')
+    # parse_math: a '$' is a token here, not the start of a formula
+    axes.set_xticks(range(T), _drawable(reads), rotation=90, parse_math=False)
+    axes.set_yticks(range(L))
+    axes.set_ylabel('layer', fontsize=8)
+    axes.tick_params(length=0, labelsize=8)
+    for (layer, t), probability in np.ndenumerate(probabilities_LT):
+        axes.text(t, layer, rows[layer][t][:12], ha='center', va='center', fontsize=7,
+                  parse_math=False, color='black' if probability < 0.5 else 'white')
+    return _png(figure)
+
+
 def draw_entropies(entropies: dict[str, np.ndarray]) -> bytes:
     """PNG of tables, {title: entropy_LN in nats}: heads across, layers down."""
     from matplotlib.figure import Figure

@@ -33,11 +33,10 @@ def inspector_page(title: str, about: str, texts: Sequence[Sequence[Look]]) -> s
 
 
 def _text(looks: Sequence[Look]) -> dict:
-    speaker = next(look for look in looks if look.lens)
-    return {'maps': [_map(look, each) for look in looks for each in look.maps],
-            'lens': {'stack': speaker.stack, 'reads': speaker.reads, 'says': speaker.says,
-                     'tokens': speaker.lens.tokens,
-                     'probabilities': _bytes(speaker.lens.probabilities_LTK)}}
+    lens = next(({'stack': look.stack, 'reads': look.reads, 'says': look.says,
+                  'tokens': look.lens.tokens, 'probabilities': _bytes(look.lens.probabilities_LTK)}
+                 for look in looks if look.lens), None)
+    return {'maps': [_map(look, each) for look in looks for each in look.maps], 'lens': lens}
 
 
 def _map(look: Look, each: Map) -> dict:

@@ -21,7 +21,7 @@ from xformer.evaluate.embeddings import (
     purity,
     unit,
 )
-from xformer.evaluate.split import encode_texts
+from xformer.evaluate.inputs import encode_texts
 
 TEXTS = ['abc', 'hgfedcba hgfedcba abc', 'cab', 'abc', 'bad']
 RNG = np.random.default_rng(0)

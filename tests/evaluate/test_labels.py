@@ -40,8 +40,9 @@ def asked(request):
     params = jax.tree.map(lambda x: 8 * x, init_params(model, jax.random.key(0)))
     compilations = Compilations()
 
-    def ask(examples, **options):
-        return guess(examples, override(config, options), model, params, tokenizers, compilations)
+    def ask(examples, labels=tokenizers.labels, **options):
+        return guess(examples, override(config, options), model, params,
+                     replace(tokenizers, labels=labels), compilations)
     second = texts(9, 70, 2) if kind == 'answer' else ['', *texts(8, 8, 2)]
     if kind in ('tag', 'regress'):
         second = [''] * 9
@@ -88,6 +89,22 @@ def test_too_long_is_refused_or_cut(asked):
         assert len(cut['tags']) == len(long.first.split()) and set(cut['tags'][50:]) == {'O'}
 
 
+def test_a_number_is_in_the_units_of_the_training_data(asked):
+    kind, examples, ask = asked
+    if kind == 'regress':
+        plain, scaled = (ask(examples, labels=labels) for labels in ((), ('20000.0', '3.0')))
+        assert [each['number'] for each in scaled] == pytest.approx(
+            [20000 + 3 * each['number'] for each in plain], rel=1e-6)
+
+
+def test_a_context_without_a_token_has_no_answer(asked):
+    kind, examples, ask = asked
+    if kind == 'answer':
+        for labels in (LABELS[kind], ()):
+            empty, other = ask([examples[0]._replace(second=''), examples[1]], labels=labels)
+            assert empty == {'answer': '', 'start': -1, 'score': 0.0} and other['score'] != 0
+
+
 def test_the_best_span_by_brute_force():
     rng = np.random.default_rng(0)
     for S in (1, 2, 9, 45):
@@ -125,6 +142,7 @@ def test_classes_and_numbers_by_their_formulas():
     tp, fp, fn, tn = (sum((t == 'a') is p and (g == 'a') is q for t, g in zip(targets, labels))
                       for p, q in ((True, True), (False, True), (True, False), (False, False)))
     assert metrics['accuracy'] == pytest.approx((tp + tn) / 60)
+    assert metrics['micro_f1'] == pytest.approx(2 * (tp + tn) / (2 * (tp + tn) + 2 * (fp + fn)))
     assert metrics['f1_a'] == pytest.approx(2 * tp / (2 * tp + fp + fn))
     assert metrics['matthews'] == pytest.approx((tp * tn - fp * fn) / np.sqrt(
         (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))

@@ -8,8 +8,8 @@ import pytest
 
 from xformer.compiled import Compilations
 from xformer.config import UserError
+from xformer.evaluate.inputs import encode_texts
 from xformer.evaluate.looks import Map, look_at
-from xformer.evaluate.split import encode_texts
 
 TEXTS = ['abc', 'hgfedcba hgfedcba']
 TARGETS = ['A B', 'D C B A']
@@ -39,7 +39,7 @@ def looked(small):
     return looked
 
 
-@pytest.mark.parametrize('family', ['encoder', 'decoder', 'seq2seq'])
+@pytest.mark.parametrize('family', ['encoder', 'classifier', 'decoder', 'seq2seq'])
 def test_looks_are_those_of_the_text_alone(family, looked):
     one, inputs, looks = looked(family)
     apply = jax.jit(functools.partial(one.model.apply, method='look'))

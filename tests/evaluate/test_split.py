@@ -5,8 +5,9 @@ import pytest
 from xformer.config import Config, UserError, override
 from xformer.data.tokenizers import train_tokenizers
 from xformer.decode.generate import Output
+from xformer.evaluate.inputs import encode_sources
 from xformer.evaluate.scores import is_right
-from xformer.evaluate.split import encode_sources, evaluate_pairs, examples_of, predict
+from xformer.evaluate.split import evaluate_pairs, examples_of, predict
 
 CONFIG = override(Config(), {'data.tokenizer': 'char', 'data.target_tokenizer': 'word',
                              'data.lowercase_source': True, 'data.score_strip': '012',

@@ -29,7 +29,8 @@ def texts(tmp_path) -> str:
 
 
 @pytest.mark.parametrize('family, pool, width', [
-    ('encoder', 'cls', 16), ('decoder', 'last4', 64), ('seq2seq', 'mean', 16)])
+    ('encoder', 'cls', 16), ('classifier', 'mean', 16), ('decoder', 'last4', 64),
+    ('seq2seq', 'mean', 16)])
 def test_a_file_of_embeddings_keeps_the_order_of_the_lines(family, pool, width, embedded, texts,
                                                            tmp_path):
     rows, err = embedded(family, f'--input={texts}', f'--pool={pool}',

@@ -5,6 +5,7 @@ import functools
 import gzip
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,16 @@ def test_a_decoder_of_pairs_is_measured_by_what_it_writes(trained_once, run, row
     scored = run('generate', f'--model={folder}', '--score', *given.splitlines())
     for row, line in zip(predictions, scored.stdout.splitlines(), strict=True):
         assert float(line.split('\t')[0]) == pytest.approx(row['score'], abs=1e-4)
+
+
+def test_bits_are_shared_by_bytes_and_by_characters(language_model, run, tmp_path):
+    shutil.copytree(language_model, tmp_path / 'lm')
+    (tmp_path / 'more.txt').write_text('1+2=3\né+é=é\n')
+    assert run('evaluate', '--model=lm', '--input=more.txt').returncode == 0
+    result = json.loads((tmp_path / 'lm' / 'eval' / 'input-more.json').read_text())
+    bits = result['metrics']['nll'] * result['scoring']['labels'] / math.log(2)
+    assert result['metrics']['bits_per_byte'] == pytest.approx(bits / 15)
+    assert result['metrics']['bits_per_character'] == pytest.approx(bits / 12)
 
 
 @pytest.mark.parametrize('objective, named, text, expected', [

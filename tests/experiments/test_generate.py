@@ -11,7 +11,8 @@ from absl import flags
 
 from experiments import cli
 from experiments import generate as command
-from xformer.config import Config, UserError, leaves, override, to_json
+from xformer.config import Config, DataConfig, UserError, leaves, override, to_json
+from xformer.data.tokenizers import train_tokenizers
 
 WORDS = random.Random(0).choices(['ab', 'dcba', 'bad', 'cab', 'dd', 'abcdabc'], k=40)
 
@@ -153,6 +154,8 @@ def test_a_task_stands_for_settings_that_may_be_given(call, trained):
         '--config.decode.no_repeat_ngram=3')
     assert call(*asked, '--task=summarize', '--min_length=0') == call(
         *asked, '--task=summarize', '--min_length=0', '--max_length=8')  # what the model takes
+    assert call(*asked, '--task=summarize', '--max_new_tokens=4') == call(
+        *asked, '--task=summarize', '--max_length=4')
     assert found != call(*asked, '--task=translate') == call(
         *asked, '--config.decode.beam_size=4', '--config.decode.alpha=0.6')
 
@@ -194,6 +197,10 @@ REFUSED = {
     'missing draft': (f'--prompt=1 --draft=nowhere {GREEDY}', 'nowhere'),
     'size of no draft': ('--prompt=1 --draft_tokens=3', '--draft_tokens', '--draft'),
     'options of scoring': (f'--prompt=1 --score {GREEDY}', '--config.decode.beam_size', '--score'),
+    'least beyond the most': (f'--prompt=1 --min_length=30 --max_new_tokens=9 {GREEDY}',
+                              'min_length=30', 'max_new_tokens=9'),
+    'not UTF-8': ('--prompt=a\udcffb', 'not valid UTF-8'),
+    'empty stop': (f'--prompt=1 --stop= {GREEDY}', '--stop is empty'),
     'length twice': ('--prompt=1 --max_length=9 --config.decode.max_length=9', '--max_length'),
     'beam of samples': (f'--prompt=1 --config.decode.strategy=sample {GREEDY}', 'beam_size'),
     'filter of a beam': ('--prompt=1 --config.decode.top_k=3', 'decode.top_k', 'sample'),
@@ -212,6 +219,14 @@ def test_refused(case, call, language_model):
     with pytest.raises(UserError) as error:
         call(f'--model={language_model}', *args.split())
     assert all(word in str(error.value) for word in words) and '\n' not in str(error.value)
+
+
+def test_a_template_is_for_tokenizers_that_keep_the_ends_of_lines():
+    def tokenizer(kind):
+        return train_tokenizers(DataConfig(tokenizer=kind), [('a b\n',)]).source
+    command._check_lines(tokenizer('char'))
+    with pytest.raises(UserError, match='--template needs a model that reads the ends of lines'):
+        command._check_lines(tokenizer('word'))
 
 
 def test_drafts_of_another_kind_are_refused(call, language_model, trained):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from experiments import cli, evaluate, predict, train
-from xformer.config import UserError
+from xformer.config import Config, UserError, override
 
 LABELS = '''"""Whether a text has an a."""
 from xformer.config import *
@@ -49,6 +49,18 @@ def test_the_same_command_again_changes_nothing(labels, finish):
     before = (run / 'metrics.jsonl').read_bytes()
     result = finish('train', '--config=labels.py', '--workdir=labels', cwd=run.parent)
     assert result.returncode == 0 and (run / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('flag, sentence', [
+    ('model.d_model=32', '--config.model.d_model=32 cannot be had.* has its model.d_model=16'),
+    ('model.num_labels=3', 'model.num_labels=3 is not the 2')])
+def test_what_the_beginning_decides_cannot_be_asked_for(flag, sentence, labels, tmp_path,
+                                                        monkeypatch):
+    monkeypatch.chdir(labels[0].parent)
+    monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
+    with pytest.raises(UserError, match=sentence):
+        train.main(['train', '--config=labels.py', f'--workdir={tmp_path}/run',
+                    f'--config.{flag}'])
 
 
 def test_a_student_learns_what_its_teacher_says(labels, rows, tmp_path, monkeypatch, capsys):
@@ -124,5 +136,8 @@ def test_labels_and_columns_that_do_not_fit_are_refused(labels, tmp_path):
                            ('a\t', 'none of them empty')):
         with pytest.raises(UserError, match=sentence):
             predict.main(['predict', f'--model={run}', f'--prompt={text}'])
+    tagger = override(Config(), {'data.objective': 'tag'})
+    with pytest.raises(UserError, match='input 7 .* must be one text'):
+        predict._example(7, 'a\tb', tagger, False)
     with pytest.raises(UserError, match='--top is for'):
         predict.main(['predict', f'--model={run}', '--prompt=a', '--top=2'])

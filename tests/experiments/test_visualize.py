@@ -21,17 +21,19 @@ def data_of(folder) -> list[dict]:
                                 re.DOTALL)[1])
 
 
-@pytest.mark.parametrize('family', ['encoder', 'decoder'])
-def test_a_model_of_texts(family, untrained, tmp_path, capsys):
+@pytest.mark.parametrize('family, stack', [
+    ('encoder', 'encoder'), ('classifier', 'encoder'), ('decoder', 'decoder')])
+def test_a_model_of_texts(family, stack, untrained, tmp_path, capsys):
     (tmp_path / 'texts.txt').write_text('abc\nhead\n')
     looked(untrained(family), f'--input={tmp_path}/texts.txt', f'--output={tmp_path}/looks')
     assert capsys.readouterr() == ('', f'2 texts: {tmp_path}/looks/index.html\n')
     names = sorted(path.name for path in (tmp_path / 'looks').iterdir())
     assert names == sorted(['index.html', *(f'{number}.{name}' for number in (1, 2) for name in (
-        'npz', f'{family}.self.png', 'entropy.png'))])
+        'npz', f'{stack}.self.png', 'entropy.png',
+        *([] if family == 'classifier' else ['lens.png'])))])
     arrays = np.load(tmp_path / 'looks' / '2.npz')
-    assert [*arrays[f'{family}_reads_T'][1:5]] == ['h', 'e', 'a', 'd']
-    np.testing.assert_allclose(arrays[f'{family}_self_LNTT'].sum(-1), 1, atol=1e-5)
+    assert [*arrays[f'{stack}_reads_T'][1:5]] == ['h', 'e', 'a', 'd']
+    np.testing.assert_allclose(arrays[f'{stack}_self_LNTT'].sum(-1), 1, atol=1e-5)
     assert [each['maps'][0]['queries'][1] for each in data_of(tmp_path / 'looks')] == ['a', 'h']
 
 
@@ -50,7 +52,8 @@ def test_targets_are_read_or_written_by_greedy_decoding(run, trained, tmp_path, 
     assert given['decoder_cross_LNTS'].shape == (1, 2, 4, 4)
     names = {path.name for path in (tmp_path / 'looks').iterdir()}
     assert names == {'index.html', 'alignments.png', *(f'{number}.{name}' for number in (1, 2)
-                     for name in ('npz', 'entropy.png', 'encoder.self.png', 'decoder.self.png',
+                     for name in ('npz', 'entropy.png', 'lens.png', 'encoder.self.png',
+                                  'decoder.self.png',
                                   'decoder.cross.png'))}
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xformer.config import LABELLED, UserError
 from xformer.data.tokenizers import Tokenizers
 
@@ -77,7 +79,17 @@ def _encode_labels(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
 def _encode_numbers(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
     first, second, numbers = zip(*(row.parts for row in batch))
     sides = (tokenizers.source.encode_batch(list(texts)) for texts in (first, second))
-    return [Encoded([*ids, [float(number)]], True) for *ids, number in zip(*sides, numbers)]
+    mean, deviation = scale(tokenizers)
+    return [Encoded([*ids, [(float(number) - mean) / deviation]], True)
+            for *ids, number in zip(*sides, numbers)]
+
+
+def scale(tokenizers: Tokenizers) -> tuple[float, float]:
+    """(mean, standard deviation) of the numbers of the training data: what is learnt are
+    deviations from the one in units of the other, whatever the numbers measure. As they are
+    where nothing is known of them."""
+    mean, deviation = map(float, tokenizers.labels or ('0', '1'))
+    return mean, deviation
 
 
 def _encode_tags(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
@@ -175,8 +187,12 @@ NO_ANSWER = 'no answer'
 
 
 def labels_in(examples: Iterable, kind: str) -> tuple[str, ...]:
-    """The labels that classify or tag examples use, sorted; NO_ANSWER if a question has none."""
+    """What a head has to know of the training data: the labels that classify or tag examples use,
+    sorted; NO_ANSWER if a question has none; the `scale` of numbers."""
     found: set[Any] = set()
+    if kind == 'regress':
+        numbers_N = np.fromiter((float(example.target) for example in examples), float)
+        return str(numbers_N.mean()), str(numbers_N.std() or 1.0)
     if kind == 'classify':
         found = {example.target for example in examples}
     elif kind == 'tag':

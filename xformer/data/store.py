@@ -27,6 +27,7 @@ import numpy as np
 
 from xformer.config import UserError
 from xformer.data.layouts import LAYOUTS, Encoded, Layout, Row
+from xformer.data.sources.splits import SPLITS
 from xformer.data.tokenizers import Tokenizers
 
 FORMAT = 2
@@ -301,10 +302,11 @@ def _refuse(read: int, batch: list[Row], encoded: list[Encoded], layout: Layout,
     i = next(i for i, row in enumerate(encoded) if layout.length(row) > max_length)
     sizes = ' and '.join(f'{len(ids):,} {column}' for column, ids in zip(
         layout.columns, encoded[i].ids) if column not in layout.dtypes and len(ids))
+    mend = (f'set --config.data.too_long=drop (or cut) or --config.model.max_length='
+            f'{layout.length(encoded[i])}' if split in SPLITS else 'shorten it')
     raise UserError(
         f'example {read + i + 1:,} of {split} ({batch[i].parts[0][:40]!r}...) has {sizes} tokens, '
-        f'beyond model.max_length={max_length}; set --config.data.too_long=drop (or cut) or '
-        f'--config.model.max_length={layout.length(encoded[i])}')
+        f'beyond model.max_length={max_length}; {mend}')
 
 
 def _why_empty(split: str, counts: dict) -> str:

@@ -35,7 +35,7 @@ def output_limits(config: Config, length: int) -> tuple[int, int]:
     if model.family == 'decoder':
         room = (decode.max_length or model.max_length) - length
         return max(decode.min_length - length, 0), decode.max_new_tokens or room
-    free = min(length + EXTRA_LENGTH, model.max_length)
+    free = max(min(length + EXTRA_LENGTH, model.max_length), decode.min_length)
     return decode.min_length, decode.max_length or decode.max_new_tokens or free
 
 
@@ -261,6 +261,11 @@ def _check_room(config: Config, length: int, number: int) -> None:
         raise UserError(f'input {number} has {length:,} tokens, which leaves nothing of '
                         f'decode.max_length={decode.max_length} to write: it counts the prompt, '
                         'decode.max_new_tokens does not')
+    fewest, most = output_limits(config, length)
+    if fewest > most:
+        raise UserError(f'input {number} has {length:,} tokens, so that decode.min_length='
+                        f'{decode.min_length} asks for {fewest} more, above decode.max_new_tokens='
+                        f'{most}')
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int,

@@ -10,7 +10,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
-from xformer.evaluate.split import encode_sources
+from xformer.evaluate.inputs import encode_sources
 from xformer.models.seq2seq import Seq2Seq
 
 

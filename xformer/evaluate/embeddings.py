@@ -11,6 +11,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.data.objectives.rows import padded
 from xformer.decode.generate import batches_by_length
+from xformer.evaluate.inputs import segments
 
 POOLS = ('mean', 'cls', 'max', 'last4')
 
@@ -45,8 +46,8 @@ def embed(rows: Sequence[Sequence[int]], model: nn.Module, config: Config, param
     """
     decoder = config.model.family == 'decoder'
 
-    def embed_batch(params, ids_BT, lengths_B):
-        inputs = (ids_BT,) if decoder else (ids_BT, lengths_B)
+    def embed_batch(params, ids_BT, lengths_B, *types_BT):
+        inputs = (ids_BT,) if decoder else (ids_BT, lengths_B, *types_BT)
         features_LBTD = model.apply({'params': params}, *inputs, method='features')
         return pooled(features_LBTD, int(decoder), lengths_B, pool)
 
@@ -57,6 +58,8 @@ def embed(rows: Sequence[Sequence[int]], model: nn.Module, config: Config, param
     for indices, (count, width) in batches_by_length([len(ids) for ids in rows], batch_tokens):
         shape = count, min(width, config.model.max_length)
         batch = padded([rows[i] for i in indices], shape, config.model.pad_id)
+        if config.model.family == 'encoder':
+            batch += (segments(*batch, config.model),)
         embeddings_ND[indices] = compiled(params, *batch)[:len(indices)]
         done += len(indices)
         progress(done)

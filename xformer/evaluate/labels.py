@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from xformer.compiled import Compilations
 from xformer.config import Config
+from xformer.data.layouts import scale
 from xformer.data.objectives import make_objective
 from xformer.data.objectives.labelled import Answers
 from xformer.data.plan import random_numbers, sequential_batches
@@ -95,7 +96,8 @@ def _read(kind: str, output: np.ndarray, word_S: np.ndarray | None, words: list[
           tokenizers: Tokenizers) -> dict:
     """The guess that the outputs of one text stand for."""
     if kind == 'regress':
-        return {'number': float(output[0])}
+        mean, deviation = scale(tokenizers)
+        return {'number': float(output[0]) * deviation + mean}
     if kind == 'classify':
         scores = {label: round(float(np.exp(log_p)), 6)
                   for label, log_p in zip(tokenizers.labels, output)}
@@ -123,13 +125,15 @@ def _answers(examples: Sequence[Labelled], objective: Answers, outputs: list,
     for window, logits_2S, arrays in outputs:
         [example], [begin], _ = objective.bounds(np.array([window]))
         context = np.flatnonzero(arrays['types_BS'])[:-1]  # the last one is EOS
-        score, first, last = best_span(logits_2S[:, context])
-        best[example] = max(best[example], (score, int(begin) + first, int(begin) + last))
+        if len(context):
+            score, first, last = best_span(logits_2S[:, context])
+            best[example] = max(best[example], (score, int(begin) + first, int(begin) + last))
         none[example] = min(none[example], logits_2S[:, 0].sum())
     guesses = []
     for example, (score, first, last), at_bos in zip(examples, best, none):
         if score <= at_bos:
-            guesses.append({'answer': NO_ANSWER, 'start': -1, 'score': float(at_bos - score)})
+            guesses.append({'answer': NO_ANSWER, 'start': -1, 'score': float(
+                at_bos - score if np.isfinite(score) else 0)})  # a context without a token
             continue
         _, places = tokenizers.source.spans(example.second)
         start, stop = places[first][0], places[last][1]
@@ -158,8 +162,8 @@ def score_labels(kind: str, examples: Sequence[Labelled], guesses: Sequence[dict
                  ) -> tuple[dict[str, float], dict[str, float]]:
     """(metrics, floors) of a whole split; rates are fractions.
 
-    classify  accuracy, macro_f1, matthews and, of two labels, the F1 of each; floor: the most
-              frequent label
+    classify  accuracy, macro_f1, micro_f1, matthews and, of two labels, the F1 of each; floor: the
+              most frequent label
     regress   pearson, spearman, rmse; floor: the mean
     tag       precision, recall and f1 of entities (exact words and type, seqeval), accuracy of
               words; floor: the most frequent tag
@@ -188,6 +192,7 @@ def _class_metrics(targets: list[str], labels: list[str]) -> dict[str, float]:
     names = sorted({*targets, *labels})
     f1_C = f1_score(targets, labels, labels=names, average=None, zero_division=0.0)
     metrics = {'accuracy': accuracy_score(targets, labels), 'macro_f1': f1_C.mean(),
+               'micro_f1': f1_score(targets, labels, average='micro'),
                'matthews': matthews_corrcoef(targets, labels)}
     if len(names) == 2:
         metrics |= {f'f1_{name}': f1 for name, f1 in zip(names, f1_C)}

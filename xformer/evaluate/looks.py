@@ -10,10 +10,10 @@ import numpy as np
 from flax import linen as nn
 
 from xformer.compiled import Compilations
-from xformer.config import Config, UserError
+from xformer.config import Config, UserError, is_labelled
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
-from xformer.evaluate.split import encode_texts
+from xformer.evaluate.inputs import encode_texts, segments
 
 TOP = 5  # tokens that the lens shows
 
@@ -51,7 +51,7 @@ class Look:
     says: tuple[str, ...]  # in an encoder what it reads; '' where nothing is known
     maps: tuple[Map, ...]
     hidden_LTD: np.ndarray  # float32: each block's output
-    lens: Lens | None  # None in the encoder of a seq2seq, which says nothing
+    lens: Lens | None  # None in an encoder that says no tokens: of a seq2seq, or with a label head
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it by names that tell the shape, for an .npz file."""
@@ -92,15 +92,19 @@ def look_at(texts: Sequence[str], targets: Sequence[list[int]] | None, model: nn
     return looks
 
 
-def _speaker(config: Config) -> str:
-    """The stack whose last hidden states become logits."""
+def _speaker(config: Config) -> str | None:
+    """The stack whose last hidden states become logits of tokens."""
+    if is_labelled(config):
+        return None
     return 'encoder' if config.model.family == 'encoder' else 'decoder'
 
 
 def _look(model, config, params, *inputs):
-    """(the looks of the model, (probabilities_LTK, ids_LTK)), of a batch of one text."""
+    """(the looks of the model, (probabilities_LTK, ids_LTK) or None), of a batch of one text."""
     apply = partial(model.apply, {'params': params})
     looks = apply(*inputs, method='look')
+    if not _speaker(config):
+        return looks, None
     logits_LTV = apply(looks[_speaker(config)]['hidden'][:, 0], method='lens')
     return looks, jax.lax.top_k(jax.nn.softmax(logits_LTV), min(TOP, config.model.vocab_size))
 
@@ -119,7 +123,8 @@ def _inputs(ids: list[int], target: list[int] | None, config: Config, tokenizers
     ids_1T, lengths_1 = row(ids)
     read = tuple(tokenizers.source.tokens(ids))
     if config.model.family == 'encoder':
-        return (ids_1T, lengths_1), {'encoder': (read, read)}
+        types_1T = segments(ids_1T, lengths_1, config.model)
+        return (ids_1T, lengths_1, types_1T), {'encoder': (read, read)}
     if config.model.family == 'decoder':
         return (ids_1T,), {'decoder': (read, (*read[1:], ''))}
     labels_1T, target_lengths_1 = row(target)

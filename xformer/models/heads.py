@@ -33,6 +33,14 @@ class Labeller(nn.Module):
         seen = x_BTD if self.per_token else self._text(x_BTD, lengths_B)
         return self.head(self.drop(seen))
 
+    def look(self, ids_BT, lengths_B, types_BT=None) -> dict:
+        """As `Encoder.look`."""
+        return self.encoder.look(ids_BT, lengths_B, types_BT)
+
+    def features(self, ids_BT, lengths_B, types_BT=None) -> jax.Array:
+        """As `Encoder.features`."""
+        return self.encoder.features(ids_BT, lengths_B, types_BT)
+
     def _text(self, x_BTD, lengths_B) -> jax.Array:
         if self.config.pooler:
             return self.encoder.pool(x_BTD)

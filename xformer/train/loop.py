@@ -91,8 +91,8 @@ def resolve(config: Config, corpus: Corpus) -> Config:
                         'tokens of the tokenizer; leave it at 0 to take that')
     chooses = config.data.objective in CHOOSING
     labels = len(corpus.tokenizers.labels) if chooses else 0
-    if 0 < config.model.num_labels < labels:
-        raise UserError(f'model.num_labels={config.model.num_labels} is less than the {labels} '
+    if config.model.num_labels not in (0, labels):
+        raise UserError(f'model.num_labels={config.model.num_labels} is not the {labels} '
                         'labels of the data; leave it at 0 to take that')
     special = corpus.tokenizers.special
     ids = {name: getattr(special, name.removesuffix('_id'))

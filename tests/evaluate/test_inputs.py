@@ -1,0 +1,67 @@
+"""What people give, as the ids a model reads."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xformer.config import UserError, override
+from xformer.data.sources import Labelled
+from xformer.evaluate.inputs import encode_texts, fitting, segments
+
+
+def ids(one, text):
+    return one.tokenizers.source.encode(text)
+
+
+def test_a_mask_is_a_token_where_the_model_knows_it(small):
+    for lower in (True, False):
+        one = small('encoder')
+        config = override(one.config, {'data.lowercase_source': lower})
+        special = one.tokenizers.special
+        [found] = encode_texts(['A[MASK]b[MASK]'], config, one.tokenizers)
+        assert found == [special.bos, *ids(one, 'a' if lower else 'A'), special.mask,
+                         *ids(one, 'b'), special.mask, special.eos]
+    one = small('classifier')
+    [found] = encode_texts(['a[MASK]'], one.config, one.tokenizers)
+    assert special.mask not in found and len(found) == 2 + len('a[MASK]')
+
+
+def test_two_texts_are_parted_and_the_second_is_the_second_segment(small):
+    one = small('classifier')
+    special = one.tokenizers.special
+    alone, both = encode_texts(['abc', 'ab\tcde'], one.config, one.tokenizers)
+    assert both == [special.bos, *ids(one, 'ab'), special.eos, *ids(one, 'cde'), special.eos]
+    rows_BS = np.array([alone + [special.pad] * 4, both + [special.pad]])
+    lengths_B = np.array([len(alone), len(both)])
+    assert segments(rows_BS, lengths_B, one.config.model).tolist() == [
+        [0] * 9, [0, 0, 0, 0, 1, 1, 1, 1, 0]]
+    assert not segments(rows_BS, lengths_B, replace(one.config.model, num_segments=1)).any()
+    with pytest.raises(UserError, match='input 2 has 2 tabs'):
+        encode_texts(['a', 'a\tb\tc'], one.config, one.tokenizers)
+    with pytest.raises(UserError, match='input 1 is empty'):
+        encode_texts(['a\t'], one.config, one.tokenizers)
+
+
+def test_what_is_cut_is_said(small, capsys):
+    one = small('classifier')
+    config = override(one.config, {'data.too_long': 'cut'})
+    found = encode_texts(['a' * 30, 'a' * 30 + '\t' + 'b' * 4, 'a'], config, one.tokenizers)
+    assert [len(each) for each in found] == [24, 24, 3]
+    assert found[1][-6:-1] == [one.tokenizers.special.eos, *ids(one, 'bbbb')]
+    assert capsys.readouterr().err == 'texts beyond model.max_length=24, cut there: 2\n'
+
+
+def test_examples_that_training_drops_are_left_out_and_its_labels_alone_are_known(small, capsys):
+    one = small('classifier')
+    config = override(one.config, {'data.too_long': 'drop'})
+    examples = [['a' * size, '', 'no'] for size in (22, 23, 1)]
+    assert fitting(examples, config, one.tokenizers) == [examples[0], examples[2]]
+    assert capsys.readouterr().err == 'examples beyond model.max_length=24, left out: 1\n'
+    assert fitting(examples, one.config, one.tokenizers) == examples
+    with pytest.raises(UserError, match="label 'maybe' is not one of the training data"):
+        fitting([Labelled('a', '', 'maybe')], one.config, one.tokenizers)
+    pairs = small('seq2seq')
+    config = override(pairs.config, {'data.too_long': 'drop'})
+    assert fitting([('a', 'A ' * 24), ('a' * 24, 'A'), ('a', 'A ' * 23)], config,
+                   pairs.tokenizers) == [('a', 'A ' * 23)]

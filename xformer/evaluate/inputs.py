@@ -1,0 +1,119 @@
+"""Texts that people give, as the ids that a model reads."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xformer.config import CHOOSING, Config, ModelConfig, UserError
+from xformer.console import say
+from xformer.data.layouts import LAYOUTS, Encoded, Row, cut_longer, label_id, labels_in
+from xformer.data.sources import Labelled, prepare_source
+from xformer.data.tokenizers import Tokenizers
+
+MARK = '[MASK]'  # in a text for a masked language model, whatever the vocabulary calls it
+
+
+def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -> list[list[int]]:
+    """Ids of each text as the model reads it.
+
+    source EOS       seq2seq
+    BOS text EOS     an encoder; of two parted by a tab, BOS first EOS second EOS
+    BOS text         a decoder; BOS source EOS if it learnt pairs
+
+    With data.too_long=cut those too long are cut, and how many is said. Raises UserError for an
+    empty or too long one.
+    """
+    family, most = config.model.family, config.model.max_length
+    begin = [] if family == 'seq2seq' else [tokenizers.special.bos]
+    end = _end(config, tokenizers)
+    encoded, cut = [], 0
+    for number, text in enumerate(texts, start=1):
+        parts = text.split('\t') if family == 'encoder' else [text]
+        sides = [_ids(part, config, tokenizers) for part in parts]
+        if not all(sides):
+            raise UserError(f'input {number} is empty; give at least one token')
+        if len(sides) > 2:
+            raise UserError(f'input {number} has {len(sides) - 1} tabs; give a text, or two parted '
+                            'by one')
+        size = len(begin) + sum(len(side) + len(end) for side in sides)
+        if size > most:
+            if config.data.too_long != 'cut':
+                raise UserError(f'input {number} ({text[:40]!r}...) has {size:,} tokens, those at '
+                                f'its ends included; the model takes {most}: shorten it')
+            cut += 1
+            sides = (cut_longer(Encoded([*sides, []], True), most).ids[:2] if len(sides) == 2 else
+                     [sides[0][:most - len(begin) - len(end)]])
+        encoded.append(sum((side + end for side in sides), begin))
+    if cut:
+        say(f'texts beyond model.max_length={most}, cut there: {cut:,}')
+    return encoded
+
+
+def _ids(text: str, config: Config, tokenizers: Tokenizers) -> list[int]:
+    """Of the text alone, and the mask for each MARK where the model knows it."""
+    if config.data.objective not in ('mlm', 'mlm_nsp'):
+        return tokenizers.source.encode(prepare_source(text, config.data))
+    first, *rest = (tokenizers.source.encode(prepare_source(part, config.data))
+                    for part in text.split(MARK))
+    return sum(([tokenizers.special.mask] + part for part in rest), first)
+
+
+def segments(ids_BS: np.ndarray, lengths_B: np.ndarray, model: ModelConfig) -> np.ndarray:
+    """types_BS of an encoder's rows: 1 in the second text of two and its EOS, if the model has
+    segments, else 0."""
+    ends_BS = ids_BS == model.eos_id
+    second_BS = (ends_BS.cumsum(axis=1) > ends_BS) & (
+        np.arange(ids_BS.shape[1]) < lengths_B[:, None])
+    return (second_BS & (model.num_segments > 1)).astype(np.int32)
+
+
+def fitting(examples: Sequence, config: Config, tokenizers: Tokenizers) -> list:
+    """The pairs or labelled examples that training keeps: with data.too_long=drop those too long
+    are left out, and how many is said. Raises UserError for a label that training had not."""
+    if config.data.objective in CHOOSING:
+        for label in labels_in(map(Labelled._make, examples), config.data.objective):
+            label_id(label, tokenizers)
+    if config.data.too_long != 'drop':
+        return list(examples)
+    layout = LAYOUTS[config.data.objective]
+    encoded = layout.encode([Row(tuple(example), True) for example in examples], tokenizers)
+    kept = [example for example, row in zip(examples, encoded)
+            if layout.length(row) <= config.model.max_length]
+    if len(kept) < len(examples):
+        say(f'examples beyond model.max_length={config.model.max_length}, left out: '
+            f'{len(examples) - len(kept):,}')
+    return kept
+
+
+def encode_sources(texts: Sequence[str], config: Config, tokenizers: Tokenizers
+                   ) -> list[list[int]]:
+    """Ids of each source, the end token last, or of each prompt of a language model.
+
+    Raises UserError for an empty or too long one.
+    """
+    after_bos = config.model.family == 'decoder'
+    return [ids[after_bos:] for ids in encode_texts(texts, config, tokenizers)]
+
+
+def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], config: Config,
+                   tokenizers: Tokenizers) -> list[list[int]]:
+    """Ids of each given output, the end token last, but for a language model's text.
+
+    Raises UserError for an empty text, and for an output too long, in a decoder with its source.
+    """
+    tokenizer = tokenizers.source if config.data.objective == 'lm' else tokenizers.target
+    encoded = []
+    for number, (text, source) in enumerate(zip(texts, sources), start=1):
+        ids = tokenizer.encode(text) + _end(config, tokenizers)
+        length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)
+        if not ids:
+            raise UserError(f'input {number} is empty; give at least one token')
+        if length > config.model.max_length:
+            raise UserError(f'output {number} ({text[:40]!r}...) makes {length:,} tokens; the '
+                            f'model takes {config.model.max_length}: shorten it')
+        encoded.append(ids)
+    return encoded
+
+
+def _end(config: Config, tokenizers: Tokenizers) -> list[int]:
+    return [] if config.data.objective == 'lm' else [tokenizers.special.eos]
