@@ -3,7 +3,7 @@
     python -m benchmarks.prepare_memory --texts=2000 --pairs=20
 
 makes a text of 2,000 MB (documents of sentences) and 20 million short pairs under --folder,
-tokenises them by bytes and trains a small model on them for some steps. Each runs in a process
+tokenises them (--tokenizer) and trains a small model on them for some steps. Each runs in a process
 of its own; what is printed is the most private memory (RssAnon) that /proc saw of it, sampled 50
 times a second. Memory that maps files is not counted: the system takes it back at need.
 """
@@ -40,19 +40,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument('--texts', type=int, default=0, help='size of the text in MB')
     parser.add_argument('--pairs', type=float, default=0, help='millions of pairs')
     parser.add_argument('--folder', default=tempfile.gettempdir(), help='where there is room')
+    parser.add_argument('--tokenizer', default='bytes', help='data.tokenizer, as bytes or unigram')
     values = parser.parse_args(arguments)
     for kind, size in (('texts', values.texts), ('pairs', values.pairs)):
         if size:
             with tempfile.TemporaryDirectory(prefix='prepare-', dir=values.folder) as folder:
                 work = multiprocessing.get_context('spawn').Process(
-                    target=measure, args=(kind, size, Path(folder)))
+                    target=measure, args=(kind, size, Path(folder), values.tokenizer))
                 work.start()
                 work.join()
                 if work.exitcode:
                     sys.exit(work.exitcode)
 
 
-def measure(kind: str, size: float, folder: Path) -> None:
+def measure(kind: str, size: float, folder: Path, tokenizer: str = 'bytes') -> None:
     """Prepare, train, and print what it took as a row of JSON."""
     os.environ['XFORMER_CACHE'] = str(folder / 'cache')
     path = folder / 'train'
@@ -61,7 +62,7 @@ def measure(kind: str, size: float, folder: Path) -> None:
     with open(path, 'rb') as file:
         (folder / 'dev').write_bytes(b''.join(itertools.islice(file, 99)))
     config = override(Config(), MODEL | FAMILIES[kind] | {
-        'data.tokenizer': 'bytes', 'data.train': str(path), 'data.batch_tokens': 16384,
+        'data.tokenizer': tokenizer, 'data.train': str(path), 'data.batch_tokens': 16384,
         'data.dev': str(folder / 'dev'), 'data.test': str(folder / 'dev')})
     row = {'kind': kind, 'file_mb': round(path.stat().st_size / 1e6),
            'at_start_mb': round(private_mb(), 1)}

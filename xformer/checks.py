@@ -15,6 +15,7 @@ from xformer.config import (
     OptimConfig,
     TrainConfig,
     UserError,
+    diff,
     to_flat,
     writes_outputs,
 )
@@ -102,6 +103,9 @@ def _whole_checks(config: Config):
            f'train.accumulate={config.train.accumulate}; choose a multiple')
     yield from _teacher_checks(config)
     yield from _decode_checks(config.decode, config.model)
+    for name, (_, given) in diff(Config(), config).items():
+        yield (config.model.family != 'encoder' or not name.startswith('decode.'),
+               f'{name}={given} has no effect with model.family=encoder, which writes nothing')
 
 
 def _model_checks(model: ModelConfig):
@@ -130,6 +134,9 @@ def _model_checks(model: ModelConfig):
            f'model.family={family}; they are for an encoder')
     yield (family == 'seq2seq' or model.tie_embeddings != 'inputs',
            f'model.tie_embeddings=inputs is for seq2seq, not model.family={family}')
+    yield (model.embedding_scale != 'output' or model.tie_embeddings == 'all',
+           f'model.embedding_scale=output has no effect with model.tie_embeddings='
+           f'{model.tie_embeddings}, whose output has a matrix of its own')
     yield (family != 'encoder' or model.tie_embeddings == 'all',
            'model.tie_embeddings has no effect with model.family=encoder, whose output is tied')
 
@@ -163,6 +170,9 @@ def _data_checks(config: Config):
            f'data.mean_span has no effect with data.objective={objective}')
     yield (objective in ('mlm', 'mlm_nsp') or not data.whole_words,
            f'data.whole_words has no effect with data.objective={objective}')
+    yield (not data.whole_words or data.tokenizer not in SYMBOLS,
+           f'data.whole_words has no effect with data.tokenizer={data.tokenizer}, whose tokens are '
+           'no parts of words')
     yield (data.score == 'errors' or not data.score_strip,
            f'data.score_strip has no effect with data.score={data.score}; it is for errors')
     for name in ('score', 'score_strip'):

@@ -51,7 +51,8 @@ def held_out(folder: Path, split: str) -> list:
     """The pairs or documents of the dev or test split, as they were when the run began."""
     path = folder / 'data' / f'{split}.jsonl'
     try:
-        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+        with open(path, encoding='utf-8') as file:  # splitlines would also split at U+2028
+            return [json.loads(line) for line in file]
     except (OSError, ValueError) as error:
         raise UserError(f'cannot read the {split} split in {path} ({error}); give '
                         '--input=FILE instead') from None

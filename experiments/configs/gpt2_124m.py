@@ -5,8 +5,9 @@
 clipping at 1, no dropout. Published: validation loss 2.85 on OpenWebText (README of
 karpathy/nanoGPT, 4 days on 8 A100 GPUs).
 
-Needs a GPU or TPU, and OpenWebText from the internet (JSON lines, {"text": ...} each); not run
-here. encoder.json and vocab.bpe are OpenAI's.
+Needs a GPU or TPU, and OpenWebText from the internet (JSON lines, {"text": ...} each; nanoGPT
+measures on one document in 2,000, in a file of their own); not run here. encoder.json and vocab.bpe
+are OpenAI's.
 
     python -m experiments.train --config=gpt2_124m --estimate
     python -m experiments.train --config=gpt2_124m
@@ -18,7 +19,9 @@ from xformer.presets import preset
 CONFIG = override(preset('gpt2', Config(
     model=ModelConfig(dtype='bfloat16', remat=True),
     data=DataConfig(
-        objective='lm', train='data/openwebtext.jsonl.gz', format='jsonl', tokenizer='byte_bpe',
+        objective='lm', train='data/openwebtext.jsonl.gz',
+        dev='data/openwebtext_dev.jsonl.gz', test='data/openwebtext_dev.jsonl.gz', format='jsonl',
+        tokenizer='byte_bpe',
         tokenizer_file='data/gpt2_tokenizer/encoder.json', batch_tokens=480 * 1024),
     optim=OptimConfig(
         schedule='cosine', peak_learning_rate=6e-4, final_fraction=0.1, warmup_steps=2000,

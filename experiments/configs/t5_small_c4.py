@@ -3,7 +3,8 @@
 6 + 6 layers, 512 wide, 60,506,624 parameters; 524,288 updates of 128 × 512 tokens; Adafactor with
 the rate 1/√max(n, 10,000); 15 % of the tokens in spans of 3; no dropout in pre-training.
 
-Needs a GPU or TPU, and C4 from the internet (JSON lines, {"text": ...} each); not run here.
+Needs a GPU or TPU, and C4 from the internet, with its validation part (JSON lines, {"text": ...}
+each); not run here.
 spiece.model is T5's vocabulary. Adafactor's factors and scales are per stacked parameter: the
 layers of a stack share one root mean square.
 
@@ -17,11 +18,12 @@ from xformer.presets import preset
 CONFIG = override(preset('t5-small', Config(
     model=ModelConfig(dtype='bfloat16'),
     data=DataConfig(
-        objective='spans', train='data/c4.jsonl.gz', format='jsonl', tokenizer='unigram',
+        objective='spans', train='data/c4.jsonl.gz', dev='data/c4_validation.jsonl.gz',
+        test='data/c4_validation.jsonl.gz', format='jsonl', tokenizer='unigram',
         tokenizer_file='data/t5/spiece.model', batch_tokens=2 * 128 * 512),
     optim=OptimConfig(optimizer='adafactor', schedule='rsqrt', peak_learning_rate=1e-2,
                       warmup_steps=10_000, label_smoothing=0.0),
-    train=TrainConfig(steps=524_288, log_every=100, eval_every=5000, save_every=5000))), {
+    train=TrainConfig(steps=524_288, log_every=100, eval_every=50_000, save_every=5000))), {
         'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.activation_dropout': 0.0})
 
 VARIANTS = {}

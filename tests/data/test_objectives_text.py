@@ -165,7 +165,7 @@ def test_next_sentence_is_the_rest_or_of_another_document():
     assert len(objective) == len(chunks) == 4
     assert objective.lengths(0, 4).tolist() == [[len(chunk) + 3, 0] for chunk in chunks]
 
-    labels, cuts, starts = Counter(), Counter(), Counter()
+    labels, cuts, starts, cut = Counter(), Counter(), Counter(), Counter()
     for number in range(600):
         batch = batch_of(objective, number=number)
         *rows, empty = unmasked(batch)
@@ -189,16 +189,23 @@ def test_next_sentence_is_the_rest_or_of_another_document():
                 assert b == list(range(b[0], b[0] + len(b)))
                 assert {document_of[token] for token in b} == {d}
                 rest = offsets[store.documents[d + 1]] - 1 - (b[0] - FIRST)
-                assert len(b) == min(room, rest)
+                limit = min(room, rest)
+                ends = [n for n in range(1, limit + 1) if n == rest or b[0] + n in begins]
+                ends_sentence = chunk[-1] + 1 in begins or chunk[-1] + 1 not in document_of
+                assert len(b) == (ends[-1] if ends_sentence and ends else limit)
+                could = any(size <= room for other, sizes in enumerate(documents)
+                            if other != document_of[chunk[0]] for size in sizes)
+                cut[ends_sentence and could] += len(b) not in ends
                 if r == 0:
                     starts[b[0]] += 1
+    assert cut[True] < 0.05 * labels[1] and cut[False] > 0  # cut only where nothing fits
     assert abs(labels[0] - 1200) < 5 * np.sqrt(600)
     assert is_uniform(Counter({cut: n for cut, n in cuts.items() if cut[0] == 0}), 3)
     assert len(starts) == 2 + 1 + 5 + 2  # every sentence of the others
 
 
 def test_a_last_sentence_of_nothing_but_eos_gives_its_last_token_before():
-    objective = build('mlm_nsp', text_store([[3, 3], [4, 0]]))
+    objective = build('mlm_nsp', text_store([[3, 3], [3, 0]]))
     assert len(objective) == 1
     seconds = Counter()
     for number in range(60):
@@ -207,7 +214,7 @@ def test_a_last_sentence_of_nothing_but_eos_gives_its_last_token_before():
             row = unmasked(batch)[0]
             seconds[tuple(row[row.index(SPECIAL.eos) + 1:-1])] += 1
     first = FIRST + 7  # the first token of the other document
-    assert set(seconds) == {(first, first + 1, first + 2), (first + 3,)}
+    assert set(seconds) == {(first, first + 1, first + 2), (first + 2,)}
 
 
 def test_sentences_cut_off_from_each_other_are_left_out():

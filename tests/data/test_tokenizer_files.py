@@ -188,6 +188,9 @@ def test_case_is_kept_where_the_vocabulary_has_it(tmp_path):
     path.write_text('\n'.join([*pieces, 'CAF', '##É']) + '\n', encoding='utf-8')
     assert read('wordpiece', path).source.encode('CAFÉ') == [7, 8]
     assert read('wordpiece', path).source.encode('cafÉ café') == [4, 8, 4, 6]
+    path.write_text('\n'.join([*pieces, '<S>']) + '\n', encoding='utf-8-sig')
+    assert read('wordpiece', path).source.encode('CAFÉ') == [4, 5]
+    assert read('wordpiece', path).vocab_size == len(pieces) + 1
 
 
 @pytest.mark.parametrize('kind', ['wordpiece', 'byte_bpe', 'bpe', 'unigram'])

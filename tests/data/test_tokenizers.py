@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from xformer.config import DataConfig, UserError
-from xformer.data.tokenizers import UNKNOWN, load_tokenizers, train_tokenizers
+from xformer.data.sources import SPLITS, read_examples
+from xformer.data.store import build_store
+from xformer.data.tokenizers import UNKNOWN, load_tokenizers, pieces, train_tokenizers
 from xformer.data.tokenizers.symbols import SymbolTokenizer
 
 PAIRS = [('read', 'R EH1 D'), ('dear', 'D IH1 R'), ('Ärger 二', 'EH1 R G'), ('a  b\t', 'X')] * 20
@@ -146,7 +148,7 @@ def test_wordpiece_joins_pieces_and_parts_at_punctuation():
 
 @pytest.mark.parametrize('kind, begins', [
     ('wordpiece', lambda token: not token.startswith('##')),
-    ('byte_bpe', lambda token: token.startswith('Ġ')),
+    ('byte_bpe', lambda token: token.startswith(('Ġ', 'Ċ', 'č', 'ĉ'))),
     ('bpe', lambda token: token.startswith('▁')), ('unigram', lambda token: token.startswith('▁')),
     ('char', lambda token: True), ('word', lambda token: True), ('bytes', lambda token: True)])
 def test_word_starts_count_the_words(kind, begins):
@@ -248,6 +250,33 @@ def test_kinds_that_cannot_share_a_vocabulary_are_refused(kinds):
 def test_long_lines_train_pieces_too():
     tokenizer = train(('unigram', ''), [('qx ' * 5000, 'b')] * 3, vocab_size=300).source
     assert not any(piece.startswith('<0x') for piece in tokenizer.tokens(tokenizer.encode('qx')))
+
+
+def test_pieces_of_a_long_corpus_are_learnt_from_the_same_sample_of_it(monkeypatch, capsys):
+    texts = [f'{i} ' + 'x' * (i % 7) for i in range(4000)]
+    assert list(pieces.sampled(texts)) == texts and capsys.readouterr().err == ''
+    monkeypatch.setattr(pieces, 'MOST_CHARACTERS', 9000)
+    sample = list(pieces.sampled(iter(texts)))
+    size = sum(map(len, sample))
+    assert 3000 < size <= 9000 and sample == [text for text in texts if text in set(sample)]
+    assert capsys.readouterr().err == (
+        f'the pieces are learnt from a sample: texts of {size:,} characters\n')
+    assert sorted(pieces.sampled(texts[::-1])) == sorted(sample)
+    assert list(pieces.sampled(['y' * 10_000])) == ['y' * 10_000]
+
+
+@pytest.mark.parametrize('kind', ['char', 'bytes', 'byte_bpe', 'bpe', 'unigram'])
+def test_a_document_reads_as_its_text(kind, tmp_path):
+    text = 'One fine day.\nTwo fine days.\n'
+    (tmp_path / 'text').write_text(f'{text}\n{text}')
+    data = DataConfig(objective='lm', format='documents', tokenizer=kind, vocab_size=290,
+                      **dict.fromkeys(SPLITS, str(tmp_path / 'text')))
+    tokenizers = train_tokenizers(data, english() + [(text,)])
+    store = build_store(tmp_path / 'store', read_examples(data, 'train'), tokenizers,
+                        kind='texts', split='train')
+    ids = store.columns['text'].ids[:store.columns['text'].offsets[2]]
+    assert tokenizers.source.decode(ids) == 'One fine day. Two fine days.'
+    assert ids[:-1].tolist() == tokenizers.source.encode('One fine day. Two fine days.')
 
 
 def test_numpy_ids_decode():

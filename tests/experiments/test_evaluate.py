@@ -163,7 +163,7 @@ def test_bits_are_shared_by_bytes_and_by_characters(language_model, run, tmp_pat
 @pytest.mark.parametrize('objective, named, text, expected', [
     ('pairs', 'sentences', 'AB\tC d\n', [('ab', 'C d')]),
     ('lm', 'sentences', 'AB\nC', [['ab\n', 'c']]),
-    ('mlm', 'sentences', 'AB\nC\n\nd\n', [['ab', 'c'], ['d']]),
+    ('mlm', 'sentences', 'AB\nC\n\nd\n', [['ab', ' c'], ['d']]),
     ('classify', 'sentences', 'AB\tC\tYes\n', [('ab', 'c', 'Yes')]),
     ('tag', 'sentences', 'AB O\nC X\n', [('ab c', '', 'O X')]),
     ('regress', '', '{"text": "AB", "label": 1.5}\n', [('ab', '', '1.5')])])

@@ -49,7 +49,7 @@ def test_a_packed_pair_has_the_logits_it_has_alone(random_params, scheme):
                                    alone_PTV[pair, :length], atol=1e-5)
 
 
-@pytest.mark.parametrize('scheme', ['sinusoidal', 'relative', 'rotary'])
+@pytest.mark.parametrize('scheme', [name for name in SCHEMES if 'window' not in name])
 def test_targets_see_back_and_sources_both_ways_by_gradients(random_params, scheme):
     """Each token of its own pair alone. All ids differ, so an embedding's gradient is a token's."""
     model = Seq2Seq(dataclasses.replace(TINY, tie_embeddings='none', positions=scheme))

@@ -7,13 +7,16 @@ import numpy as np
 
 from xformer.config import LABELLED, UserError
 from xformer.data.tokenizers import Tokenizers
+from xformer.data.tokenizers.pieces import PieceTokenizer
 
 
 class Row(NamedTuple):
-    """Of the input: what the columns are made from, and whether an example ends here."""
+    """Of the input: what the columns are made from, whether an example ends here, and whether it
+    began before."""
 
     parts: tuple
     last: bool
+    follows: bool = False
 
 
 class Encoded(NamedTuple):
@@ -40,18 +43,22 @@ def _whole(examples: Iterable) -> Iterator[Row]:
 
 def _sentences(documents: Iterable[Iterable[str]]) -> Iterator[Row]:
     for document in documents:
-        before = None
+        before, follows = None, False
         for sentence in document:
             if before is not None:
-                yield Row((before,), False)
+                yield Row((before,), False, follows)
+                follows = True
             before = sentence
         if before is not None:
-            yield Row((before,), True)
+            yield Row((before,), True, follows)
 
 
 def _encode_texts(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
-    """Each side, ended by EOS where an example ends."""
-    sides = zip(*(row.parts for row in batch))
+    """Each side, ended by EOS where an example ends. The space that parts it from the row before
+    is sentencepiece's own."""
+    drops = isinstance(tokenizers.source, PieceTokenizer)
+    sides = zip(*([part.removeprefix(' ') for part in row.parts] if drops and row.follows else
+                  row.parts for row in batch))
     ids = zip(*(tokenizer.encode_batch(list(texts)) for tokenizer, texts in zip(
         (tokenizers.source, tokenizers.target), sides)))
     end = [tokenizers.special.eos]

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from xformer.config import Config, DataConfig, UserError
 from xformer.console import counting
-from xformer.data.layouts import labels_in
+from xformer.data.layouts import labels_in, scale
 from xformer.data.sources import digests, kind_of, read_examples, splits_of
 from xformer.data.sources.datasets import cache_folder
 from xformer.data.sources.files import digest
@@ -137,8 +137,12 @@ def _train(folder: Path, data: DataConfig, given: Tokenizers | None, say: Say) -
         labels = labels_in(read_examples(data, 'train'), kind_of(data))
         replace(tokenizers, labels=labels).save(path)
     tokenizers = load_tokenizers(folder)
-    say(f'vocabulary: {tokenizers.vocab_size:,} tokens'
-        + (f'; {len(labels):,} labels: {", ".join(labels[:20])}' if labels else ''))
+    about = ''
+    if data.objective == 'regress':
+        about = '; numbers of mean {:.4g} and standard deviation {:.4g}'.format(*scale(tokenizers))
+    elif labels:
+        about = f'; {len(labels):,} labels: {", ".join(labels[:20])}'
+    say(f'vocabulary: {tokenizers.vocab_size:,} tokens{about}')
     return tokenizers
 
 

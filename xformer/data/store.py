@@ -30,7 +30,7 @@ from xformer.data.layouts import LAYOUTS, Encoded, Layout, Row
 from xformer.data.sources.splits import SPLITS
 from xformer.data.tokenizers import Tokenizers
 
-FORMAT = 2
+FORMAT = 3
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 2**20  # tokenised at a time
 COMMIT_CHARACTERS, COMMIT_SECONDS = 2**26, 60  # between states that a killed build goes on from
 

@@ -72,7 +72,7 @@ def _bleu(predictions, references, tokenised: bool) -> dict[str, float | str]:
     most = max(map(len, references))  # sacrebleu takes the n-th references of all together
     streams = [[texts[n] if n < len(texts) else None for texts in references]
                for n in range(most)]
-    bleu = BLEU(tokenize='none') if tokenised else BLEU()
+    bleu = BLEU(tokenize='none', force=True) if tokenised else BLEU()  # no warning about that
     result = {'bleu': bleu.corpus_score(list(predictions), streams).score}
     if not tokenised:
         result['chrf'] = CHRF().corpus_score(list(predictions), streams).score

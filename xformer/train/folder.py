@@ -87,7 +87,10 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
     for split in corpus.stores.keys() - {'train'}:
         with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
             for example in read_examples(config.data, split):
-                file.write(json.dumps(list(example), ensure_ascii=False) + '\n')
+                for number, part in enumerate(example):  # of one text, a part is a piece of it
+                    file.write(', ' if number else '[')
+                    file.write(json.dumps(part, ensure_ascii=False))
+                file.write(']\n')
     about = describe(corpus, parallel) | {name: run for name, run in origins.items() if run}
     write_atomically(manifest, json.dumps(about, indent=2) + '\n')
 

@@ -121,6 +121,8 @@ def test_documents_of_every_format(tmp_path, end):
     assert texts_of(**every(path, format='jsonl')) == [['a\n', 'b\r\n', '\n', '\u2028c'], ['d\n']]
     path = written(tmp_path, f'documents{end}', '\n\nA b.\r\n C\n\n \nD\n')
     assert texts_of(**every(path, format='documents')) == [['A b.', ' C'], ['D']]
+    path = written(tmp_path, f'more{end}', 'A\nb\n\tc\nd \ne\n')
+    assert texts_of(**every(path, format='documents')) == [['A', ' b', '\tc', ' d ', 'e']]
     path = written(tmp_path, f'text{end}', '\ufeffA\r\n\n B')
     assert texts_of(**every(path, format='text')) == [['A\r\n\n', ' B']]
     assert texts_of(**every(path, format='text', lowercase_source=True)) == [['a\r\n\n', ' b']]

@@ -56,6 +56,10 @@ class Chunks:
         first_N = np.searchsorted(self.sentences, starts_N, side='right')
         return first_N, np.searchsorted(self.sentences, stops_N, side='left')
 
+    def sentence_start(self, positions_N: np.ndarray) -> np.ndarray:
+        """Where the sentence of each position begins."""
+        return self.sentences[np.searchsorted(self.sentences, positions_N, side='right') - 1]
+
     def sentence_numbers(self, starts_N: np.ndarray, stops_N: np.ndarray,
                          width: int) -> np.ndarray:
         """(N, width): the number of each token's sentence within its chunk, from 0."""

@@ -145,6 +145,9 @@ class MaskedTokens:
         return self.masking.arrays(ids_NS, lengths_N, np.zeros_like(ids_NS), shape[0], random)
 
 
+TRIES = 8  # to find a random sentence that is short enough
+
+
 @dataclass(frozen=True, eq=False)
 class NextSentence:
     """Devlin et al. (2019), section 3.1, task 2, and masking: [BOS] A [EOS] B [EOS].
@@ -152,6 +155,8 @@ class NextSentence:
     A chunk is cut at a random sentence; A is what stands before. With probability 1/2 B is the
     rest (label 0, "is next"), else (label 1) it is as much text as the rest from a random sentence
     of another document on, drawn in proportion to its length, or less where that document ends.
+    Where the rest ends with a sentence so does this B, or its last word would give it away; a
+    sentence too long for that is drawn again, at most TRIES times, and then cut.
     """
 
     chunks: Chunks
@@ -176,10 +181,10 @@ class NextSentence:
         first_N, last_N = self.chunks.inner_sentences(starts_N, stops_N)
         cuts_N = self.chunks.sentences[first_N + draw(random, last_N - first_N)]
         other_N = random.random(len(indices)) < 0.5
-        other_starts_N, other_stops_N = self._elsewhere(self.kept[indices], random)
-        b_starts_N = np.where(other_N, other_starts_N, cuts_N)
-        b_stops_N = np.where(
-            other_N, np.minimum(other_stops_N, other_starts_N + stops_N - cuts_N), stops_N)
+        elsewhere = self._elsewhere(self.kept[indices], stops_N - cuts_N,
+                                    self._ends_sentence(self.kept[indices], stops_N), random)
+        b_starts_N, b_stops_N = (np.where(other_N, there_N, here_N) for there_N, here_N in
+                                 zip(elsewhere, (cuts_N, stops_N)))
 
         a_N, b_N = cuts_N - starts_N, b_stops_N - b_starts_N
         ids_NS = np.full((len(indices), shape[1]), self.special.pad, np.int32)
@@ -193,8 +198,28 @@ class NextSentence:
         arrays = self.masking.arrays(ids_NS, a_N + b_N + 3, types_NS, shape[0], random)
         return arrays | {'nsp_labels_B': extended(other_N, shape[0])}
 
-    def _elsewhere(self, chunks_N: np.ndarray,
+    def _ends_sentence(self, chunks_N: np.ndarray, stops_N: np.ndarray) -> np.ndarray:
+        _, ends_N = self.chunks.text(self.chunks.document(chunks_N))
+        return (stops_N == ends_N) | (stops_N == self.chunks.sentence_start(stops_N))
+
+    def _elsewhere(self, chunks_N: np.ndarray, room_N: np.ndarray, whole_N: np.ndarray,
                    random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Start and stop of at most `room` tokens from a random sentence on of a document that is
+        not the chunk's; `whole`: of sentences."""
+        starts_N, stops_N = np.zeros((2, len(chunks_N)), np.int64)
+        missing_N = np.ones(len(chunks_N), bool)
+        for _ in range(TRIES):
+            starts_N[missing_N], ends_N = self._sentence_elsewhere(chunks_N[missing_N], random)
+            limits_N = np.minimum(ends_N, starts_N[missing_N] + room_N[missing_N])
+            whole_stops_N = np.where(limits_N == ends_N, ends_N,
+                                     self.chunks.sentence_start(limits_N))
+            cut_N = ~whole_N[missing_N] | (whole_stops_N == starts_N[missing_N])
+            stops_N[missing_N] = np.where(cut_N, limits_N, whole_stops_N)
+            missing_N[missing_N] = whole_N[missing_N] & cut_N
+        return starts_N, stops_N
+
+    def _sentence_elsewhere(self, chunks_N: np.ndarray,
+                            random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random sentence's start in a document that is not the chunk's, and that one's end."""
         chunks = self.chunks
         own_N = chunks.document(chunks_N)

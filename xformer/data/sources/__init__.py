@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,23 @@ def read_examples(data: DataConfig, split: str) -> Iterator:
 
     def prepare_document(document) -> Any:
         prepared = (prepare_source(sentence, data) for sentence in document)
-        return list(prepared) if isinstance(document, list) else prepared
+        return _parted(prepared) if isinstance(document, list) else prepared
 
     prepare = {'pairs': prepare_pair, 'texts': prepare_document}.get(kind_of(data),
                                                                      prepare_labelled)
     examples = (example for source in _sources(data) if split in source.splits
                 for example in source.examples(split, prepare))
     yield from _some_of_each(examples, data) if split == 'train' and data.per_label else examples
+
+
+def _parted(sentences: Iterable[str]) -> list[str]:
+    """With a space before each but the first where there is no whitespace yet: end to end they
+    make the text."""
+    found: list[str] = []
+    for sentence in sentences:
+        glued = found and not any(map(str.isspace, found[-1][-1:] + sentence[:1]))
+        found.append(' ' + sentence if glued else sentence)
+    return found
 
 
 def _some_of_each(examples: Iterator[Labelled], data: DataConfig) -> Iterator[Labelled]:

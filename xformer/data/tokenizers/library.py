@@ -21,7 +21,8 @@ from xformer.data.tokenizers.special import (
 )
 
 _CONTINUES = '##'  # begins every piece of a word but the first (Schuster and Nakajima, 2012)
-_SPACE = {'byte_bpe': 'Ġ', 'bpe': '\u2581', 'unigram': '\u2581'}  # begins a piece after a space
+_SPACES = {  # begin the piece after a space, or a line end or tab
+    'byte_bpe': ('Ġ', 'Ċ', 'č', 'ĉ'), 'bpe': '\u2581', 'unigram': '\u2581'}
 
 
 class LibraryTokenizer:
@@ -82,8 +83,7 @@ class LibraryTokenizer:
         if self.kind == 'wordpiece':
             starts = np.array([not name.startswith(self._continues) for name in self._names])
         else:
-            space = _SPACE.get(self.kind, '')
-            starts = np.array([name.startswith(space) for name in self._names])
+            starts = np.array([name.startswith(_SPACES.get(self.kind, '')) for name in self._names])
         if not starts.any():
             raise UserError('the pieces of this tokenizer do not show where a word begins; '
                             'switch data.whole_words off')
@@ -138,7 +138,7 @@ def read_library(file: bytes, objective: str) -> LibraryTokenizer:
 def read_wordpiece(pieces: Sequence[str], objective: str) -> LibraryTokenizer:
     """BERT's vocab.txt, a piece a line; text is lower-cased and loses its accents if they are."""
     ids = {piece: i for i, piece in enumerate(pieces)}
-    lowercase = all(piece == piece.lower() for piece in ids if not piece.startswith('['))
+    lowercase = all(piece == piece.lower() for piece in ids if not piece.startswith(('[', '<')))
     return LibraryTokenizer(_complete(_wordpiece(ids, lowercase), objective))
 
 

@@ -1,12 +1,14 @@
 """Subword pieces by sentencepiece (Kudo and Richardson, 2018): byte-pair encoding and unigram."""
 
 import io
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
 
 from xformer.config import UserError
+from xformer.console import say
 from xformer.data.tokenizers.special import (
     TRAINED,
     Spans,
@@ -15,6 +17,8 @@ from xformer.data.tokenizers.special import (
     names_of,
     readable,
 )
+
+MOST_CHARACTERS = 20_000_000  # of the texts that pieces are learnt from
 
 
 class PieceTokenizer:
@@ -61,6 +65,25 @@ class PieceTokenizer:
         return starts
 
 
+def sampled(texts: Iterable[str]) -> Iterator[str]:
+    """`texts`, or if they are long those with the lowest hashes, of MOST_CHARACTERS in all:
+    sentencepiece holds what it learns from in memory, many times over."""
+    kept: list[tuple[int, str]] = []
+    size, limit = 0, 2**32
+    for text in texts:
+        code = zlib.crc32(text.encode())
+        if code < limit:
+            kept.append((code, text))
+            size += len(text)
+        while size > MOST_CHARACTERS and len(kept) > 1:
+            limit //= 2
+            kept = [pair for pair in kept if pair[0] < limit]
+            size = sum(len(text) for _, text in kept)
+    if limit < 2**32:
+        say(f'the pieces are learnt from a sample: texts of {size:,} characters')
+    return (text for _, text in kept)
+
+
 def train_pieces(kind: str, vocab_size: int, objective: str,
                  texts: Iterable[str]) -> PieceTokenizer:
     """Pieces that lose nothing: no normalisation, rare characters as bytes.
@@ -73,8 +96,9 @@ def train_pieces(kind: str, vocab_size: int, objective: str,
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, model_type=kind,
-            vocab_size=vocab_size - len(appended), hard_vocab_limit=False, byte_fallback=True,
+            sentence_iterator=(text.removeprefix(' ') for text in sampled(texts)),
+            model_writer=model, model_type=kind, vocab_size=vocab_size - len(appended),
+            hard_vocab_limit=False, byte_fallback=True,
             normalization_rule_name='identity', remove_extra_whitespaces=False,
             max_sentence_length=2**30,  # the default skips long lines without a word
             pad_id=0, bos_id=1, eos_id=2, unk_id=3,

@@ -176,6 +176,10 @@ def _read(data: DataConfig) -> Tokenizer:
                         'check data.tokenizer_file') from None
     except Exception as error:  # what the tokenizers library raises is nothing more special
         raise _unreadable(path, error) from None
+    if tokenizer.kind in SEPARATORS:
+        raise UserError(f'{path} holds a {tokenizer.kind} tokenizer, which is not read from files;'
+                        f' leave data.tokenizer_file empty and set --config.data.tokenizer='
+                        f'{tokenizer.kind}, which is learnt from the data')
     if tokenizer.kind != data.tokenizer:
         raise UserError(f'{path} holds a {tokenizer.kind} tokenizer, not data.tokenizer='
                         f'{data.tokenizer}; set --config.data.tokenizer={tokenizer.kind}')
@@ -184,7 +188,7 @@ def _read(data: DataConfig) -> Tokenizer:
 
 def _lines(path: Path) -> list[str]:
     """Lines without their ends; only a newline ends one, as pieces hold rarer line ends."""
-    text = path.read_text(encoding='utf-8').removesuffix('\n')
+    text = path.read_text(encoding='utf-8-sig').removesuffix('\n')
     return [line.rstrip() for line in text.split('\n')]
 
 
