@@ -137,6 +137,8 @@ def test_output_limits():
     assert [output_limits(free, n) for n in (1, 10, 20, 21, 70)] == [
         (0, most) for most in (51, 60, 70, 70, 70)]
     assert [output_limits(CONFIG, n) for n in (1, 39)] == [(0, 6), (0, 6)]
+    long = override(free, {'decode.min_length': 60})
+    assert [output_limits(long, n) for n in (1, 20)] == [(60, 60), (60, 70)]
 
 
 def test_an_output_is_limited_by_its_own_source_not_by_the_longest_beside_it():

@@ -21,6 +21,8 @@ CONFIGS = {
                                        num_encoder_layers=1, num_decoder_layers=1),
 }
 VARIANTS = pytest.mark.parametrize('variant', CONFIGS)
+SCHEMES = {scheme: dataclasses.replace(TINY, positions=scheme)
+           for scheme in ('learned', 'rotary', 'relative', 'alibi', 'none')}
 RNG = np.random.default_rng(0)
 SOURCE_BS = RNG.integers(4, 13, (3, 6)).astype(np.int32)
 LENGTHS_B = np.array([6, 4, 1], np.int32)
@@ -42,7 +44,8 @@ def random_params(config: ModelConfig):
 @functools.cache
 def compiled(variant: str, method: str = '__call__', static=()):
     """(parameters, jitted method of them and further arguments) of one variant."""
-    params, model = random_params(CONFIGS[variant]), Seq2Seq(CONFIGS[variant])
+    config = (CONFIGS | SCHEMES)[variant]
+    params, model = random_params(config), Seq2Seq(config)
     return params, jax.jit(functools.partial(model.apply, method=method), static_argnums=static)
 
 
@@ -193,7 +196,7 @@ def test_the_decoder_cannot_see_ahead_and_the_encoder_can(variant):
         np.testing.assert_array_equal(moved_BT, np.tile(s < LENGTHS_B[:, None], (1, 5)))
 
 
-@VARIANTS
+@pytest.mark.parametrize('variant', [*CONFIGS, *SCHEMES])
 def test_cached_is_uncached_for_any_split_of_the_prefix(variant):
     params, start = compiled(variant, 'start', static=(3, 4))
     _, extend = compiled(variant, 'extend')
