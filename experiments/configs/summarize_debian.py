@@ -1,9 +1,10 @@
 """Summarisation: a Debian package's long description to its one-line synopsis.
 
 3 + 3 layers, 128 wide, 8,000 unigram pieces; sources are cut at 128 tokens. No published figure
-(the data set was built for the project); the floor printed beside is the first 8 words.
+(the data set was built for the project).
 
-About 10 minutes on 2 CPU cores.
+About 12 minutes on 2 CPU cores. Test, seed 0: ROUGE-1 19.2, ROUGE-L 18.2, less than the first 8
+words have (31.0, 28.2): from 20,000 pairs a model of this size does not learn to copy names.
 
     python -m experiments.train --config=summarize_debian
     python -m experiments.evaluate --model=runs/summarize_debian --split=test

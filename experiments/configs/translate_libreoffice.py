@@ -1,9 +1,10 @@
 """Translation of software help, English to German: raw text, pieces trained on both sides.
 
 3 + 3 layers, 128 wide, 4,000 sentencepiece units shared by both languages. No published figure
-(the data set was built for the project); the floor printed beside is copying the source.
+(the data set was built for the project).
 
-About 12 minutes on 2 CPU cores.
+About 12 minutes on 2 CPU cores. Test, seed 0: 16.7 BLEU, 43.7 chrF, where copying the source has
+2.9 and 21.2.
 
     python -m experiments.train --config=translate_libreoffice
     python -m experiments.evaluate --model=runs/translate_libreoffice --split=test

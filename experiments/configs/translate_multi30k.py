@@ -5,7 +5,7 @@ Multi30k's published BPE files (lower-cased, tokenised). Published: 41.02 BLEU o
 lower-cased and tokenised (README-baseline of LividWo/Revisit-MMT), after 8,000 updates of
 2 × 4,096 tokens, mean of the last 10 epochs' checkpoints, beam 5: that is `:paper`.
 
-The default form is a shorter run, about 14 minutes on 2 CPU cores.
+The default form is a shorter run, about 15 minutes on 2 CPU cores. Test, seed 0, beam 5: 13.0 BLEU.
 
     python -m experiments.train --config=translate_multi30k
     python -m experiments.evaluate --model=runs/translate_multi30k --split=test
