@@ -53,14 +53,16 @@ def test_the_same_command_again_changes_nothing(labels, finish):
 
 @pytest.mark.parametrize('flag, sentence', [
     ('model.d_model=32', '--config.model.d_model=32 cannot be had.* has its model.d_model=16'),
-    ('model.num_labels=3', 'model.num_labels=3 is not the 2')])
-def test_what_the_beginning_decides_cannot_be_asked_for(flag, sentence, labels, tmp_path,
-                                                        monkeypatch):
+    ('model.num_labels=3', 'model.num_labels=3 is not the 2'),
+    ('train.best_by=dev/f1:max', 'dev/f1:max is not measured here; .*dev/loss, .*dev/macro_f1')])
+def test_what_cannot_be_had_is_refused_before_there_is_a_run(flag, sentence, labels, tmp_path,
+                                                             monkeypatch):
     monkeypatch.chdir(labels[0].parent)
     monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
     with pytest.raises(UserError, match=sentence):
         train.main(['train', '--config=labels.py', f'--workdir={tmp_path}/run',
                     f'--config.{flag}'])
+    assert not (tmp_path / 'run').exists()
 
 
 def test_a_student_learns_what_its_teacher_says(labels, rows, tmp_path, monkeypatch, capsys):

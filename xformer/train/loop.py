@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from xformer.compiled import Compilations
-from xformer.config import CHOOSING, Config, Ending, UserError, override
+from xformer.config import CHOOSING, Config, Ending, TrainConfig, UserError, override
 from xformer.console import say
 from xformer.data.objectives import make_objective, real_tokens
 from xformer.data.pipeline import Corpus, prefetch, prepare
@@ -22,7 +22,7 @@ from xformer.train.distil import Teacher, check_teacher, make_teach
 from xformer.train.folder import check_folder, create_folder, only_writer
 from xformer.train.parallel import Parallel
 from xformer.train.start import Start, merged
-from xformer.train.step import TrainState, make_steps
+from xformer.train.step import Steps, TrainState, make_steps
 from xformer.train.tasks import task_of, total_summary
 from xformer.train.telemetry import Telemetry, read_rows
 
@@ -60,6 +60,7 @@ def train(config: Config, folder: Path, start: Start | None = None,
         plan = make_plan(learn, corpus.fingerprint, config.data, config.train.seed)
         dev_plan = list(sequential_batches(dev, config.data))
         parallel.check_rows([*plan.shapes, *(shape for shape, _ in dev_plan)])
+        steps = make_steps(config, build(config))
 
         def make_batch(i: int):
             k, examples = plan.batch(i)
@@ -69,11 +70,13 @@ def train(config: Config, folder: Path, start: Start | None = None,
             for i, (shape, examples) in enumerate(dev_plan):
                 yield dev.batch(examples, shape, plan.random(i))  # the same noise every time
 
+        if config.train.best_by != TrainConfig().best_by:
+            _check_best_by(config, steps, next(dev_batches()))
         with only_writer(folder):
             check_folder(folder, given)  # again: another process may have made it meanwhile
             create_folder(folder, config, corpus, parallel.describe(), {
                 'init_from': start and start.origin, 'teacher': teacher and teacher.origin})
-            training = Training(config, folder, parallel, start, teacher)
+            training = Training(config, folder, steps, parallel, start, teacher)
             training.telemetry.say(_opening(corpus, len(learn), plan, training))
             try:
                 training.run(make_batch, dev_batches, interrupt)
@@ -102,15 +105,24 @@ def resolve(config: Config, corpus: Corpus) -> Config:
                              **{f'model.{name}': value for name, value in ids.items()}})
 
 
+def _check_best_by(config: Config, steps: Steps, batch: dict[str, np.ndarray]) -> None:
+    """Raises UserError where the dev split is not measured by that. Nothing is computed."""
+    sums = jax.eval_shape(steps.evaluate, jax.eval_shape(steps.init).params, batch)
+    scores = total_summary([jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)],
+                           task_of(config).scores)
+    if config.train.best_by.split(':')[0] not in (names := [f'dev/{name}' for name in scores]):
+        raise UserError(f'train.best_by={config.train.best_by} is not measured here; choose one of '
+                        f'{", ".join(names)}')
+
+
 class Training:
     """The state of a run and the functions that change it."""
 
-    def __init__(self, config: Config, folder: Path, parallel: Parallel, start: Start | None,
-                 teacher: Teacher | None):
+    def __init__(self, config: Config, folder: Path, steps: Steps, parallel: Parallel,
+                 start: Start | None, teacher: Teacher | None):
         self.config, self.parallel = config, parallel
         self.checkpoints = Checkpoints(folder / 'checkpoints', config.train.keep_last,
                                        config.train.keep_best, say, config.train.best_by)
-        steps = make_steps(config, build(config))
         self.compilations = Compilations()
         init, self.train_step, self.evaluate_step = (
             self.compilations.wrap(name, jitted) for name, jitted in zip(
@@ -206,9 +218,6 @@ class Training:
                  for batch in dev]
         scores = total_summary(parts, task_of(self.config).scores)
         scores = {f'dev/{name}': value for name, value in scores.items()}
-        if self.best_by not in scores:
-            raise UserError(f'train.best_by={self.config.train.best_by} is not measured here; '
-                            f'choose one of {", ".join(scores)}')
         self.scores.append(scores[self.best_by])
         return scores
 
