@@ -102,11 +102,11 @@ def main(argv: list[str]) -> None:
 def _for_task(config: Config, values) -> Config:
     """With the settings of --task that are not given; no length beyond what the model takes, or
     what is given."""
-    most = min(config.model.max_length, config.decode.max_length or config.model.max_length,
-               config.decode.max_new_tokens or config.model.max_length)
+    decode = config.decode
+    most = decode.max_length or decode.max_new_tokens or config.model.max_length
     settings = {f'decode.{name}': min(setting, most) if name.endswith('_length') else setting
                 for name, setting in TASKS[values.task].items()}
-    if config.decode.max_new_tokens:
+    if decode.max_new_tokens:
         settings.pop('decode.max_length', None)
     return validate(override(config, {name: setting for name, setting in settings.items()
                                       if values[f'config.{name}'].value is None}))

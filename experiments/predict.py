@@ -43,12 +43,11 @@ def main(argv: list[str]) -> None:
     from xformer.data.sources import Labelled, prepare_source
     from xformer.evaluate.fillers import fill_masks, next_sentence
     from xformer.evaluate.labels import guess
-    prepared = [Labelled(*(prepare_source(text, config.data) for text in pair), '')
-                for pair in examples]
     asked = config, run.model, run.params, run.tokenizers, compilations
     with counting('predicting', len(texts)) as progress:
         if is_labelled(config):
-            answers = guess(prepared, *asked, progress, say)
+            answers = guess([Labelled(*(prepare_source(text, config.data) for text in pair), '')
+                             for pair in examples], *asked, progress, say)
         elif values.next_sentence:
             answers = next_sentence(texts, *asked, progress)
         else:

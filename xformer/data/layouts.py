@@ -199,7 +199,7 @@ def labels_in(examples: Iterable, kind: str) -> tuple[str, ...]:
     found: set[Any] = set()
     if kind == 'regress':
         numbers_N = np.fromiter((float(example.target) for example in examples), float)
-        return str(numbers_N.mean()), str(numbers_N.std() or 1.0)
+        return (str(numbers_N.mean()), str(numbers_N.std() or 1.0)) if len(numbers_N) else ()
     if kind == 'classify':
         found = {example.target for example in examples}
     elif kind == 'tag':

@@ -96,6 +96,7 @@ def train_pieces(kind: str, vocab_size: int, objective: str,
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
+            # the space before a sentence that follows another is put there by the model, too
             sentence_iterator=(text.removeprefix(' ') for text in sampled(texts)),
             model_writer=model, model_type=kind, vocab_size=vocab_size - len(appended),
             hard_vocab_limit=False, byte_fallback=True,
