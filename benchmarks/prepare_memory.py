@@ -6,6 +6,8 @@ makes a text of 2,000 MB (documents of sentences) and 20 million short pairs und
 tokenises them (--tokenizer) and trains a small model on them for some steps. Each runs in a process
 of its own; what is printed is the most private memory (RssAnon) that /proc saw of it, sampled 50
 times a second. Memory that maps files is not counted: the system takes it back at need.
+
+On 2 CPU cores: 34 MB to prepare the text and 553 MB to train on it, 47 and 771 MB of the pairs.
 """
 
 import argparse
