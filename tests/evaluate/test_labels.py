@@ -124,6 +124,71 @@ def test_scores_of_answers_are_squads():
     assert metrics == {'exact_match': 0.5, 'f1': 0.5} and floors['exact_match'] == 0.5
 
 
+def squad_words(text: str) -> list[str]:
+    """Rajpurkar et al. 2016, section 6.1, word by word: no articles, no punctuation, no case."""
+    words = ''.join(c for c in text.casefold() if c.isalnum() or c.isspace()).split()
+    return [word for word in words if word not in ('a', 'an', 'the')]
+
+
+def test_scores_of_answers_by_crossing_out_words_on_random_texts():
+    rng = random.Random(5)
+
+    def text():
+        return ' '.join(rng.choices(['The', 'a', 'an', 'cat', 'Cat,', 'mat.', '"dog"', '!'],
+                                    k=rng.randint(0, 5)))
+    examples = [Labelled('q', 'c', [[text(), 0] for _ in range(rng.randint(0, 3))])
+                for _ in range(300)]
+    guesses = [text() for _ in examples]
+    exact, f1 = [], []
+    for example, guess_ in zip(examples, guesses):
+        scores = []
+        for answer in [answer for answer, _ in example.target] or ['']:
+            left, found = squad_words(answer), squad_words(guess_)
+            total, both = len(left) + len(found), 0
+            for word in found:
+                if word in left:
+                    left.remove(word)
+                    both += 1
+            scores.append((squad_words(answer) == found, 2 * both / total if total else 1))
+        exact.append(max(score for score, _ in scores))
+        f1.append(max(score for _, score in scores))
+    metrics, _ = score_labels('answer', examples, [{'answer': each} for each in guesses])
+    assert metrics == pytest.approx({'exact_match': np.mean(exact), 'f1': np.mean(f1)})
+    assert 0.05 < metrics['exact_match'] < metrics['f1'] < 0.8
+
+
+def test_scores_of_entities_by_sets_on_random_tags():
+    rng = random.Random(6)
+
+    def tags(length):
+        found = []
+        while len(found) < length:
+            kind, size = rng.choice('xy'), rng.randint(1, 3)
+            found += rng.choice([['O'] * size, [f'B-{kind}', *[f'I-{kind}'] * (size - 1)]])
+        return found[:length]
+
+    def spans(row, sequence):
+        found, i = set(), 0
+        while i < len(sequence):
+            stop = i + 1
+            while sequence[i] != 'O' and stop < len(sequence) and sequence[stop][0] == 'I':
+                stop += 1
+            found |= {(row, sequence[i][2:], i, stop)} if sequence[i] != 'O' else set()
+            i = stop
+        return found
+    truth = [tags(rng.randint(1, 9)) for _ in range(80)]
+    guessed = [each if rng.random() < 0.4 else tags(len(each)) for each in truth]
+    right, said = (set().union(*(spans(row, each) for row, each in enumerate(rows)))
+                   for rows in (truth, guessed))
+    metrics, _ = score_labels('tag', [Labelled('', '', ' '.join(each)) for each in truth],
+                              [{'tags': each} for each in guessed])
+    both = len(right & said)
+    assert metrics['precision'] == pytest.approx(both / len(said))
+    assert metrics['recall'] == pytest.approx(both / len(right))
+    assert metrics['f1'] == pytest.approx(2 * both / (len(right) + len(said)))
+    assert 0.2 < metrics['f1'] < 0.9
+
+
 def test_entities_are_whole_and_typed():
     assert entities('B-a I-a O B-b B-b'.split()) == [('a', 0, 2), ('b', 3, 4), ('b', 4, 5)]
     examples = [Labelled('w x y z', '', 'B-a I-a O B-b'), Labelled('v', '', 'O')]
