@@ -2,9 +2,10 @@
 
 3 + 3 layers, 128 wide, learned positions, a norm after the embeddings, 8,000 byte-level BPE
 pieces; 30 % of the tokens in spans of Poisson(3) length, each replaced by one mask, and sentences
-permuted. The floor printed beside is the most frequent token of the targets.
+permuted.
 
-About 10 minutes on 2 CPU cores.
+About 8 minutes on 2 CPU cores. Dev, seed 0: 20.7 % of the tokens of the targets, where always the
+most frequent one is 3.8 %.
 
     python -m experiments.train --config=bart_mini_denoise
     python -m experiments.evaluate --model=runs/bart_mini_denoise

@@ -2,7 +2,8 @@
 
 As bert_mini_pretrain, with byte-level BPE, one segment and whole chunks of a document.
 
-About 10 minutes on 2 CPU cores.
+About 9 minutes on 2 CPU cores. Dev, seed 0: 14.1 % of the masked tokens, where always the most
+frequent one is 4.0 %.
 
     python -m experiments.train --config=roberta_mini_pretrain
     python -m experiments.evaluate --model=runs/roberta_mini_pretrain
