@@ -49,11 +49,13 @@ def main(argv: list[str]) -> None:
     texts, targets = _pairs(reading.texts_of(values), config.model)
 
     run, compilations = reading.open_model(values, config)
+    from xformer.evaluate.inputs import encode_texts
     from xformer.evaluate.looks import look_at
+    rows = encode_texts(texts, config, run.tokenizers)
     if targets is not None:
-        targets = _target_ids(texts, targets, run, compilations)
+        targets = _target_ids(rows, targets, run, compilations)
     with counting('looking', len(texts)) as progress:
-        looks = look_at(texts, targets, run.model, config, run.params, run.tokenizers,
+        looks = look_at(rows, targets, run.model, config, run.params, run.tokenizers,
                         compilations, progress)
     _write(Path(values.output), looks, run, values.layer, values.head)
     say(f'{len(texts):,} {"text" if len(texts) == 1 else "texts"}: {values.output}/index.html')
@@ -83,12 +85,10 @@ def _pairs(lines: list[str], model: ModelConfig) -> tuple[list[str], list[str] |
     return [line.partition('\t')[0] for line in lines], [line.partition('\t')[2] for line in lines]
 
 
-def _target_ids(sources: list[str], targets: list[str], run, compilations) -> list[list[int]]:
+def _target_ids(sources: list[list[int]], targets: list[str], run, compilations) -> list[list[int]]:
     """Of each target; of those that are missing, what greedy decoding writes."""
     from xformer.decode.generate import Generator
-    from xformer.evaluate.inputs import encode_sources
-    ids = encode_sources(sources, run.config, run.tokenizers)
-    missing = [source for source, target in zip(ids, targets) if not target]
+    missing = [source for source, target in zip(sources, targets) if not target]
     config = override(run.config, {'decode.beam_size': 1})
     generator = Generator(run.model, config, run.params, compilations)
     written = iter(generator(missing))

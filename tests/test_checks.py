@@ -43,7 +43,7 @@ SOUND = [
     PAIRS | {'data.tokenizer': 'bpe', 'data.target_tokenizer': 'bpe', 'data.vocab_size': 300},
     LM | {'data.tokenizer': 'byte_bpe', 'data.vocab_size': 300},
     MLM | {'data.tokenizer': 'wordpiece', 'data.tokenizer_file': 'vocab.txt'},
-    MLM | {'data.noise_rate': 0.3},
+    MLM | {'data.noise_rate': 0.3, 'data.whole_words': True, 'data.tokenizer': 'wordpiece'},
     NSP | {'data.whole_words': True, 'data.tokenizer': 'wordpiece'},
     SPANS | {'data.noise_rate': 0.3, 'data.mean_span': 2.0}, DENOISE | {'data.mean_span': 2.0},
     LM | {'data.sequence_length': 512}, PAIRS | {'data.score_strip': '012'},

@@ -27,7 +27,8 @@ VARIANTS = {
     'relative positions, unrolled, shared layers': {
         'model.positions': 'relative', 'model.layers': 'unroll', 'model.share_layers': True,
         'model.num_decoder_layers': 2},
-    **{scheme: {'model.positions': scheme} for scheme in ('learned', 'alibi', 'none')}}
+    **{f'{scheme}, pre': {'model.positions': scheme, 'model.norm_position': 'pre'}
+       for scheme in ('learned', 'alibi', 'none')}}
 
 
 def random_params(model):
@@ -93,7 +94,7 @@ def test_outputs_vary_keep_their_promises_and_score_what_the_model_itself_says(c
     assert all(len(best) == beam_size for best in together)
     outputs = [(ids, output) for ids, best in zip(SOURCES, together) for output in best]
     assert len({tuple(output.ids) for _, output in outputs}) > 10
-    assert len({len(output.ids) for _, output in outputs}) > 1
+    assert len({len(output.ids) for _, output in outputs}) >= 3
     source_BS, inputs_BT = (np.full((len(outputs), n), model.pad_id, np.int32) for n in (32, 6))
     for row, (ids, output) in enumerate(outputs):
         assert 1 <= len(output.ids) <= 6
@@ -109,7 +110,7 @@ def test_outputs_vary_keep_their_promises_and_score_what_the_model_itself_says(c
         total = sum(log_p_BTV[row, t, token] for t, token in enumerate(output.ids))
         n = len(output.ids)
         assert output.score == pytest.approx(
-            total / length_penalty(n, decoder.config.decode), abs=5e-4)  # of logits near 100
+            total / length_penalty(n, decoder.config.decode), abs=1e-4)
 
 
 def test_one_by_one_is_the_same_and_compiles_once_for_each_bucket(decoder, together):

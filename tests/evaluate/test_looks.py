@@ -26,11 +26,12 @@ def looked(small):
         targets = None
         if family == 'seq2seq':
             targets = [one.tokenizers.target.encode(text) + [special.eos] for text in TARGETS]
-        looks = look_at(TEXTS, targets, one.model, one.config, one.params, one.tokenizers,
+        rows = encode_texts(TEXTS, one.config, one.tokenizers)
+        looks = look_at(rows, targets, one.model, one.config, one.params, one.tokenizers,
                         compilations, done.append)
         assert done == [1, 2] and len(compilations.rows) == 2  # widths of 16 and 24
         inputs = []
-        for number, ids in enumerate(encode_texts(TEXTS, one.config, one.tokenizers)):
+        for number, ids in enumerate(rows):
             row = np.array([ids]), np.array([len(ids)])
             if family == 'seq2seq':
                 row += (np.array([[special.bos, *targets[number][:-1]]]),)
@@ -121,5 +122,5 @@ def test_arrays_hold_everything_by_shape(looked):
 def test_a_target_too_long_is_named(small):
     one = small('seq2seq')
     with pytest.raises(UserError, match='target of input 2 has 25 tokens'):
-        look_at(['a', 'b'], [[4], [4] * 25], one.model, one.config, one.params, one.tokenizers,
+        look_at([[4], [5]], [[4], [4] * 25], one.model, one.config, one.params, one.tokenizers,
                 Compilations())

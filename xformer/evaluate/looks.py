@@ -13,7 +13,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError, is_labelled
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
-from xformer.evaluate.inputs import encode_texts, segments
+from xformer.evaluate.inputs import segments
 
 TOP = 5  # tokens that the lens shows
 
@@ -66,16 +66,15 @@ class Look:
         return {f'{self.stack}_{name}': array for name, array in found.items()}
 
 
-def look_at(texts: Sequence[str], targets: Sequence[list[int]] | None, model: nn.Module,
+def look_at(rows: Sequence[list[int]], targets: Sequence[list[int]] | None, model: nn.Module,
             config: Config, params, tokenizers: Tokenizers, compilations: Compilations,
             progress: Callable[[int], None] = lambda done: None) -> list[list[Look]]:
     """The stacks of the model on each text alone, the encoder first.
 
-    `targets` are the ids, EOS included, that go with the texts: given for a seq2seq model, which
-    reads them after BOS, and for no other. Raises UserError as `encode_texts`, and for a target
-    too long.
+    `rows` are the texts' ids as `encode_texts` gives them, `targets` those, EOS included, that go
+    with them: given for a seq2seq model, which reads them after BOS, and for no other. Raises
+    UserError for a target too long.
     """
-    rows = encode_texts(texts, config, tokenizers)
     for number, ids in enumerate(targets or [], start=1):
         if len(ids) > config.model.max_length:
             raise UserError(f'the target of input {number} has {len(ids):,} tokens, end included; '
