@@ -9,7 +9,6 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(VERSION))
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/g2p_quickstart
-SMOKE ?= runs/smoke
 
 # glibc's huge pages: XLA's CPU backend asks for its working memory anew at every step, and in pages
 # of 4 KB the asking takes an eighth of it
@@ -24,8 +23,8 @@ quickstart: $(VENV)/ready
 smoke: $(VENV)/ready
 	@for name in $$($(RUN) -m experiments.configs); do \
 	  echo "== $$name:smoke" && \
-	  $(RUN) -m experiments.train --config=$$name:smoke --workdir=$(SMOKE)/$$name && \
-	  $(RUN) -m experiments.evaluate --model=$(SMOKE)/$$name || exit 1; \
+	  $(RUN) -m experiments.train --config=$$name:smoke --workdir=runs/smoke/$$name && \
+	  $(RUN) -m experiments.evaluate --model=runs/smoke/$$name || exit 1; \
 	done
 
 test: lint

@@ -1,6 +1,10 @@
-"""The names of the experiments that have a :smoke form, a line each: what `make smoke` runs."""
+"""The names of the experiments that have a :smoke form, a line each: what `make smoke` runs.
 
-from experiments.configs import names, variants
+Those that begin with another experiment's run come last.
+"""
+
+from experiments.configs import load, names, variants
 
 if __name__ == '__main__':
-    print(*(name for name in names() if 'smoke' in variants(name)), sep='\n')
+    smoking = (name for name in names() if 'smoke' in variants(name))
+    print(*sorted(smoking, key=lambda name: load(f'{name}:smoke')[1].train.init_from), sep='\n')

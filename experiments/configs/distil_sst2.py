@@ -10,6 +10,8 @@ layers from scratch, the last command.
     python -m experiments.evaluate --model=runs/distil_sst2 --split=test
     python -m experiments.train --config=finetune_sst2 --config.model.num_encoder_layers=2 \\
         --workdir=runs/two_layers
+
+`:smoke` learns from runs/smoke/finetune_sst2, which `make smoke` trains before.
 """
 
 from experiments.configs import finetune_sst2
@@ -20,5 +22,5 @@ CONFIG = override(finetune_sst2.CONFIG, {
     'train.teacher': 'runs/finetune_sst2', 'train.soft_weight': 2.5, 'train.cosine_weight': 0.5})
 
 VARIANTS = {'smoke': finetune_sst2.VARIANTS['smoke'] | {
-    'train.init_from': '', 'train.teacher': '', 'train.soft_weight': 1.0,
-    'train.cosine_weight': 0.0}}
+    'model.num_encoder_layers': 1, 'train.init_from': 'runs/smoke/finetune_sst2',
+    'train.teacher': 'runs/smoke/finetune_sst2'}}
