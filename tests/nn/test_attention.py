@@ -9,25 +9,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xformer.nn.attention import BACKENDS, attention_weights, masked_softmax
+from xformer.config import UserError
+from xformer.nn.attention import attention_weights, masked_softmax
+from xformer.nn.backends import BACKENDS, attend, cudnn_attention, splash_attention
+from xformer.nn.blockwise import blockwise_attention
 from xformer.nn.layers import dropout_factors
 from xformer.nn.masks import Mask
 
 B, T, S, N, H = 3, 5, 7, 4, 2
 
 
-def weights_by_loops(q_BTNH, k_BSKH, mask_BTS=None, bias_NTS=None):
+# Every form as it can run on a CPU: what is handed to cuDNN, by JAX's own products; the TPU's
+# kernel, interpreted.
+FORMS = {'reference': BACKENDS['reference'], 'xla': BACKENDS['xla'],
+         'blockwise': blockwise_attention,
+         'blockwise, blocks of 2': functools.partial(blockwise_attention, block=2),
+         'cudnn': functools.partial(cudnn_attention, implementation='xla'),
+         'splash': functools.partial(splash_attention, interpret=True)}
+
+
+def weights_by_loops(q_BTNH, k_BSKH, mask: Mask, bias_NR=None):
     """weights_BNTS in float64: equation 1, one number at a time; neighbouring heads share keys."""
     b_, t_, n_, h_ = q_BTNH.shape
     s_, k_ = k_BSKH.shape[1:3]
     weights_BNTS = np.zeros((b_, n_, t_, s_))
     q64, k64 = q_BTNH.astype(np.float64), k_BSKH.astype(np.float64)
+    mask_BTS = mask.to_bool(t_, s_)
+    mask_BTS = None if mask_BTS is None else np.asarray(mask_BTS)
     for b, n, t in np.ndindex(b_, n_, t_):
         scores = {}
         for s in range(s_):
             if mask_BTS is None or mask_BTS[b % len(mask_BTS), t, s]:
                 scores[s] = float(q64[b, t, n] @ k64[b, s, n * k_ // n_]) / math.sqrt(h_)
-                scores[s] += 0.0 if bias_NTS is None else float(bias_NTS[n, t, s])
+                scores[s] += 0.0 if bias_NR is None else float(bias_NR[n, s - t + t_ - 1])
         highest = max(scores.values(), default=0.0)
         total = sum(math.exp(score - highest) for score in scores.values())
         for s, score in scores.items():
@@ -35,8 +49,8 @@ def weights_by_loops(q_BTNH, k_BSKH, mask_BTS=None, bias_NTS=None):
     return weights_BNTS
 
 
-def by_loops(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None, drop_BNTS=None):
-    weights_BNTS = weights_by_loops(q_BTNH, k_BSKH, mask_BTS, bias_NTS)
+def by_loops(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=None):
+    weights_BNTS = weights_by_loops(q_BTNH, k_BSKH, mask, bias_NR)
     v_BSNH = np.repeat(v_BSKH.astype(np.float64), N // v_BSKH.shape[2], axis=2)
     if drop_BNTS is not None:
         weights_BNTS = weights_BNTS * np.asarray(drop_BNTS, np.float64)
@@ -81,6 +95,7 @@ CASES = {
     'packed': Case(mask=packed_mask()),
     'cross': Case(T, Mask(key_lengths_B=LENGTHS)),
     'windowed': Case(mask=Mask(causal=True, window=2)),
+    'windowed both ways': Case(mask=Mask(window=3, key_lengths_B=LENGTHS)),
     'biased': Case(mask=Mask(causal=True), biased=True),
     'dropout': Case(T, Mask(key_lengths_B=LENGTHS), dropped=True),
     'decoding': Case(2, Mask(causal=True, offset=jnp.array([0, 3, 5]))),
@@ -101,19 +116,32 @@ def arguments(name: str) -> tuple[dict, dict]:
     case = CASES[name]
     floats = dict(zip(('q_BTNH', 'k_BSKH', 'v_BSKH'), tensors(case.query_length, case.key_heads)))
     if case.biased:
-        floats['bias_NTS'] = normal(3, N, case.query_length, S)
-    mask_BTS = case.mask.to_bool(case.query_length, S)
-    fixed = {'mask_BTS': None if mask_BTS is None else np.asarray(mask_BTS)}
+        floats['bias_NR'] = normal(3, N, case.query_length + S - 1)
+    fixed = {'mask': case.mask}
     if case.dropped:
         fixed['drop_BNTS'] = dropout_factors(jax.random.key(4), 0.5, (B, N, case.query_length, S))
     return floats, fixed
 
 
+def lacking(form: str) -> set[str]:
+    """The cases that a form is not made for."""
+    if form == 'reference' or form == 'xla':
+        return set()
+    beyond = {name for name, case in CASES.items() if case.dropped}
+    if form in ('cudnn', 'splash'):
+        beyond |= {name for name, case in CASES.items() if case.biased} | {'decoding'}
+    return beyond | ({'windowed both ways'} if form == 'cudnn' else set())
+
+
+def forms_and_cases():
+    return [(form, case) for form in FORMS for case in CASES if case not in lacking(form)]
+
+
 @functools.cache
-def results(backend: str, case: str):
+def results(form: str, case: str):
     """(output, gradients of its sum weighted by `cotangent`)."""
     floats, fixed = arguments(case)
-    out, pull_back = jax.vjp(lambda floats: BACKENDS[backend](**floats, **fixed), floats)
+    out, pull_back = jax.vjp(lambda floats: FORMS[form](**floats, **fixed), floats)
     return out, pull_back(jnp.asarray(cotangent(case)))[0]
 
 
@@ -121,16 +149,48 @@ def cotangent(case: str) -> np.ndarray:
     return normal(5, *arguments(case)[0]['q_BTNH'].shape)
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_every_backend_is_the_reference_in_values_and_gradients(backend, case):
-    out, gradients = results(backend, case)
+@pytest.mark.parametrize(('form', 'case'), forms_and_cases())
+def test_every_form_is_the_reference_in_values_and_gradients(form, case):
+    out, gradients = results(form, case)
     expected, expected_gradients = results('reference', case)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     assert gradients.keys() == arguments(case)[0].keys()
     for name, gradient in gradients.items():
         assert np.isfinite(gradient).all()
         np.testing.assert_allclose(gradient, expected_gradients[name], atol=5e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(('backend', 'case', 'sentence'), [
+    ('blockwise', 'dropout', 'has no model.attention_dropout; set that to 0, or use .*=xla'),
+    ('cudnn', 'dropout', 'does not do model.attention_dropout; use model.attention=xla'),
+    ('cudnn', 'biased', 'does not do relative and ALiBi positions; use model.attention=blockwise'),
+    ('cudnn', 'decoding', 'does not do reading a cache'),
+    ('cudnn', 'windowed both ways', 'does not do windows that look ahead'),
+    ('cudnn', 'causal', 'does not do model.dtype=float32'),
+    ('splash', 'biased', 'does not do relative and ALiBi positions; use model.attention=blockwise'),
+    ('splash', 'causal', 'needs a TPU, and JAX shows cpu; use model.attention=blockwise'),
+])
+def test_what_a_form_cannot_do_it_refuses_and_names_one_that_can(backend, case, sentence):
+    floats, fixed = arguments(case)
+    with pytest.raises(UserError, match=sentence):
+        attend(backend, **floats, **fixed)
+
+
+@pytest.mark.parametrize('length', [64, 2048])
+def test_auto_takes_xla_for_few_scores_and_linear_memory_for_many(length):
+    """Memory as the compiler plans it; xla's grows with the square."""
+    def memory(backend, length):
+        x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+        gradient = jax.grad(lambda q, k, v: attend(backend, q, k, v, Mask(causal=True)).sum(),
+                            argnums=(0, 1, 2))
+        compiled = jax.jit(gradient).lower(x, x, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    named = {backend: memory(backend, length) for backend in ('xla', 'blockwise')}
+    assert memory('auto', length) == named['xla' if length == 64 else 'blockwise']
+    if length == 2048:
+        assert named['xla'] > 4 * named['blockwise']
+        assert memory('blockwise', 2 * length) < 1.5 * named['blockwise']
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -151,34 +211,34 @@ def test_the_reference_is_the_definition(case):
 
 
 @pytest.mark.parametrize('case', ['masked rows', 'grouped, masked rows'])
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(backend, case):
-    out, gradients = results(backend, case)
+@pytest.mark.parametrize('form', FORMS)
+def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(form, case):
+    out, gradients = results(form, case)
     assert (out[0] == 0).all() and (out[1:] != 0).all()
     for gradient in gradients.values():
         assert (gradient[0] == 0).all() and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_a_masked_key_and_value_cannot_be_noticed(backend):
+@pytest.mark.parametrize('form', FORMS)
+def test_a_masked_key_and_value_cannot_be_noticed(form):
     q, k, v = tensors()
-    mask_BTS = Mask(key_lengths_B=LENGTHS).to_bool(T, S)
+    mask = Mask(key_lengths_B=LENGTHS)
     hidden = (np.arange(S) >= np.asarray(LENGTHS)[:, None])[..., None, None]
-    attend = jax.jit(BACKENDS[backend])
+    attention = jax.jit(FORMS[form])
     np.testing.assert_array_equal(
-        attend(q, k, v, mask_BTS),
-        attend(q, np.where(hidden, 1e4, k), np.where(hidden, -1e30, v), mask_BTS))
+        attention(q, k, v, mask),
+        attention(q, np.where(hidden, 1e4, k), np.where(hidden, -1e30, v), mask))
 
 
 @pytest.mark.parametrize('key_heads', [N, 2, 1])
 def test_weights_are_the_definition_and_masked_ones_exactly_zero(key_heads):
     q, k, _ = tensors(key_heads=key_heads)
-    bias_NTS = normal(3, N, T, S)
+    bias_NR = normal(3, N, T + S - 1)
     for mask in (Mask(causal=True), Mask(key_lengths_B=MASKED_ROWS)):
         mask_BTS = np.asarray(mask.to_bool(T, S))
-        weights_BNTS = np.asarray(attention_weights(q, k, mask_BTS, bias_NTS))
+        weights_BNTS = np.asarray(attention_weights(q, k, mask, bias_NR))
         np.testing.assert_allclose(
-            weights_BNTS, weights_by_loops(q, k, mask_BTS, bias_NTS), atol=1e-6)
+            weights_BNTS, weights_by_loops(q, k, mask, bias_NR), atol=1e-6)
         hidden_BNTS = np.broadcast_to(~mask_BTS[:, None], weights_BNTS.shape)
         assert (weights_BNTS[hidden_BNTS] == 0).all() and (weights_BNTS[~hidden_BNTS] > 0).all()
 
@@ -191,21 +251,21 @@ def test_softmax_of_huge_scores_is_finite():
 
 
 @pytest.mark.parametrize('compiled', [False, True])
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_scores_and_softmax_of_bfloat16_inputs_are_float32(backend, compiled):
+@pytest.mark.parametrize('form', FORMS)
+def test_scores_and_softmax_of_bfloat16_inputs_are_float32(form, compiled):
     """Scores near 40, where bfloat16 is 0.25 apart: rounding them would move weights by 10 %."""
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in tensors())
     q = q + 8
     k = k + 2
-    attention = jax.jit(BACKENDS[backend]) if compiled else BACKENDS[backend]
-    out = attention(q, k, v)
+    attention = jax.jit(FORMS[form]) if compiled else FORMS[form]
+    out = attention(q, k, v, Mask())
     assert out.dtype == jnp.bfloat16
-    expected = by_loops(*(np.asarray(x, np.float32) for x in (q, k, v)))
+    expected = by_loops(*(np.asarray(x, np.float32) for x in (q, k, v)), Mask())
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.02)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_the_worked_example_of_the_course_notes_recomputed(backend):
+@pytest.mark.parametrize('form', FORMS)
+def test_the_worked_example_of_the_course_notes_recomputed(form):
     """The notes print weights 0.417, 0.349, 0.234 and [28.8, 38.8]; their own numbers give these.
 
     softmax([1.25, 1, 0.3] ÷ √2), by hand.
@@ -213,7 +273,7 @@ def test_the_worked_example_of_the_course_notes_recomputed(backend):
     q = np.array([1.0, 0.5], np.float32).reshape(1, 1, 1, 2)
     k = np.array([[1.0, 0.5], [0.5, 1.0], [0.2, 0.2]], np.float32).reshape(1, 3, 1, 2)
     v = np.array([[10, 20], [30, 40], [50, 60]], np.float32).reshape(1, 3, 1, 2)
-    np.testing.assert_allclose(attention_weights(q, k)[0, 0, 0], [0.42575, 0.35677, 0.21748],
-                               atol=5e-6)
-    np.testing.assert_allclose(BACKENDS[backend](q, k, v)[0, 0, 0], [25.83453, 35.83453],
-                               atol=1e-4)
+    weights = attention_weights(q, k, Mask())[0, 0, 0]
+    np.testing.assert_allclose(weights, [0.42575, 0.35677, 0.21748], atol=5e-6)
+    out = FORMS[form](q, k, v, Mask())[0, 0, 0]
+    np.testing.assert_allclose(out, [25.83453, 35.83453], atol=1e-4)

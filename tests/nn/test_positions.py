@@ -10,6 +10,7 @@ import pytest
 from xformer.nn.positions import (
     NUM_BUCKETS,
     alibi_bias,
+    by_distance,
     distances,
     relative_buckets,
     rotate,
@@ -122,14 +123,14 @@ PUBLISHED_SLOPES = {  # Press et al. 2022: section 3, and get_slopes of the auth
 
 @pytest.mark.parametrize('num_heads', PUBLISHED_SLOPES)
 def test_alibi_slopes_are_the_published_ones(num_heads):
-    bias_N11 = alibi_bias(jnp.array([[-1]]), num_heads)
-    np.testing.assert_allclose(-bias_N11[:, 0, 0], PUBLISHED_SLOPES[num_heads], rtol=1e-6)
+    bias_N1 = alibi_bias(jnp.array([-1]), num_heads)
+    np.testing.assert_allclose(-bias_N1[:, 0], PUBLISHED_SLOPES[num_heads], rtol=1e-6)
 
 
 @pytest.mark.parametrize('offset', [0, 3])
 def test_alibi_bias_by_brute_force(offset):
     T, S, N = 4, 7, 8
-    bias_NTS = alibi_bias(distances(T, S, offset), N)
+    bias_NTS = by_distance(alibi_bias(distances(T, S, offset), N), T, S)
     assert bias_NTS.shape == (N, T, S) and bias_NTS.dtype == jnp.float32
     for n, t, s in np.ndindex(N, T, S):
         assert bias_NTS[n, t, s] == pytest.approx(-2.0 ** -(n + 1) * abs(offset + t - s))
@@ -175,7 +176,8 @@ def test_buckets_at_their_boundaries(bidirectional, expected):
 
 
 @pytest.mark.parametrize('offset', [0, 2])
-def test_distances_are_key_minus_query(offset):
-    distance_TS = distances(3, 5, offset)
-    for t, s in np.ndindex(3, 5):
-        assert distance_TS[t, s] == s - (offset + t)
+@pytest.mark.parametrize(('T', 'S'), [(3, 5), (5, 3), (1, 4), (4, 1), (1, 1)])
+def test_distances_are_key_minus_query(T, S, offset):
+    distance_NTS = by_distance(jnp.stack([distances(T, S, offset)] * 2), T, S)
+    for n, t, s in np.ndindex(2, T, S):
+        assert distance_NTS[n, t, s] == s - (offset + t)

@@ -4,20 +4,19 @@ Source: Vaswani et al. 2017, section 3.2.1, equation 1. Every form takes the sam
 
     q_BTNH, k_BSKH, v_BSKH   queries of all heads; keys and values of K heads, each of which serves
                              N/K query heads (K = N is the original; Ainslie et al. 2023)
-    mask_BTS                 true where a query may see a key, or None for everywhere
-    bias_NTS                 added to the scores of every example, or None
+    mask                     which query may see which key (`nn.masks.Mask`)
+    bias_NR                  added to the scores by distance (`nn.positions.distances`), or None
     drop_BNTS                dropout factors (0 or 1/(1-rate)) of the weights, or None
 
 and returns out_BTNH. Scores and softmax are float32 whatever the inputs' type. A masked weight
 is exactly zero; a query that may see no key at all gets zeros.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-Attention = Callable[..., jax.Array]
+from xformer.nn.masks import Mask
+from xformer.nn.positions import by_distance
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -43,25 +42,28 @@ def attend_one_head(q_TH, k_SH, v_SH, mask_TS=None, bias_TS=None, drop_TS=None) 
     return weights_TS.astype(v_SH.dtype) @ v_SH
 
 
-def reference_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None,
+def reference_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None,
                         drop_BNTS=None) -> jax.Array:
     """`attend_one_head` lifted over heads, then over the batch."""
     def axis(value, index):
         return None if value is None else index
 
-    served = q_BTNH.shape[2] // k_BSKH.shape[2]
-    k_BSNH, v_BSNH = (jnp.repeat(each, served, axis=2) for each in (k_BSKH, v_BSKH))
+    B, T, N, _ = q_BTNH.shape
+    S = k_BSKH.shape[1]
+    k_BSNH, v_BSNH = (jnp.repeat(each, N // k_BSKH.shape[2], axis=2) for each in (k_BSKH, v_BSKH))
+    bias_NTS = None if bias_NR is None else by_distance(bias_NR, T, S)
+    mask_BTS = mask.to_bool(T, S)
+    if mask_BTS is not None:
+        mask_BTS = jnp.broadcast_to(mask_BTS, (B, T, S))
     over_heads = jax.vmap(
         attend_one_head, in_axes=(1, 1, 1, None, axis(bias_NTS, 0), axis(drop_BNTS, 0)),
         out_axes=1)
-    if mask_BTS is not None:
-        mask_BTS = jnp.broadcast_to(mask_BTS, (q_BTNH.shape[0], *mask_BTS.shape[1:]))
     over_batch = jax.vmap(
         over_heads, in_axes=(0, 0, 0, axis(mask_BTS, 0), None, axis(drop_BNTS, 0)))
     return over_batch(q_BTNH, k_BSNH, v_BSNH, mask_BTS, bias_NTS, drop_BNTS)
 
 
-def attention_weights(q_BTNH, k_BSKH, mask_BTS=None, bias_NTS=None) -> jax.Array:
+def attention_weights(q_BTNH, k_BSKH, mask: Mask, bias_NR=None) -> jax.Array:
     """weights_BNTS, float32: what each query of each head looks at."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
@@ -72,15 +74,15 @@ def attention_weights(q_BTNH, k_BSKH, mask_BTS=None, bias_NTS=None) -> jax.Array
         scores_BNTS = jnp.einsum('btkgh,bskh->bkgts', q_BTNH.reshape(B, T, K, N // K, H), k_BSKH,
                                  preferred_element_type=jnp.float32).reshape(B, N, T, S)
     scores_BNTS = scores_BNTS * H ** -0.5
-    if bias_NTS is not None:
-        scores_BNTS = scores_BNTS + bias_NTS[None]
+    if bias_NR is not None:
+        scores_BNTS = scores_BNTS + by_distance(bias_NR, T, S)[None]
+    mask_BTS = mask.to_bool(T, S)
     return masked_softmax(scores_BNTS, None if mask_BTS is None else mask_BTS[:, None])
 
 
-def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None,
-                  drop_BNTS=None) -> jax.Array:
+def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=None) -> jax.Array:
     """The same as two batched matrix products, which XLA fuses with the softmax between."""
-    weights_BNTS = attention_weights(q_BTNH, k_BSKH, mask_BTS, bias_NTS)
+    weights_BNTS = attention_weights(q_BTNH, k_BSKH, mask, bias_NR)
     if drop_BNTS is not None:
         weights_BNTS = weights_BNTS * drop_BNTS
     weights_BNTS = weights_BNTS.astype(v_BSKH.dtype)
@@ -90,6 +92,3 @@ def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, bias_NTS=None,
         return jnp.einsum('bnts,bsnh->btnh', weights_BNTS, v_BSKH)
     out_BTKGH = jnp.einsum('bkgts,bskh->btkgh', weights_BNTS.reshape(B, K, N // K, T, S), v_BSKH)
     return out_BTKGH.reshape(q_BTNH.shape)
-
-
-BACKENDS: dict[str, Attention] = {'reference': reference_attention, 'xla': xla_attention}

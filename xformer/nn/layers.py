@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from xformer.config import ModelConfig
-from xformer.nn import attention as attention_lib
+from xformer.nn.attention import attention_weights
+from xformer.nn.backends import attend
 from xformer.nn.masks import Mask
 from xformer.nn.positions import rotate
 
@@ -227,28 +228,25 @@ class MultiHeadAttention(nn.Module):
         """k_BSKH and v_BSKH of what is attended to."""
         return self._heads(self.key(source_BSD), positions_BS), self._heads(self.value(source_BSD))
 
-    def weights(self, x_BTD, k_BSKH, mask: Mask, bias_NTS=None, positions_BT=None) -> jax.Array:
+    def weights(self, x_BTD, k_BSKH, mask: Mask, bias_NR=None, positions_BT=None) -> jax.Array:
         """The attention map weights_BNTS, for looking at."""
-        mask_BTS = mask.to_bool(x_BTD.shape[1], k_BSKH.shape[1])
         q_BTNH = self._heads(self.query(x_BTD), positions_BT)
-        return attention_lib.attention_weights(q_BTNH, k_BSKH, mask_BTS, bias_NTS)
+        return attention_weights(q_BTNH, k_BSKH, mask, bias_NR)
 
-    def __call__(self, x_BTD, k_BSKH, v_BSKH, mask: Mask, bias_NTS=None,
-                 positions_BT=None) -> jax.Array:
+    def __call__(self, x_BTD, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, positions_BT=None,
+                 cached: bool = False) -> jax.Array:
         """out_BTD. The batch of x may be a multiple G of that of the keys: the G hypotheses of
-        one example share its keys, and are attended for as G·T queries of that example.
+        one example share its keys, and are attended for as G·T queries of that example, which
+        have to see the same of them. `cached` keys are read by what suits few queries.
         """
         B, S = k_BSKH.shape[:2]
-        T = x_BTD.shape[1]
+        if len(x_BTD) > B and mask.replace(key_starts_B=None, key_lengths_B=None) != Mask():
+            raise ValueError('hypotheses that share keys need a mask of lengths alone')
         q_BTNH = self._heads(self.query(x_BTD), positions_BT)
-        mask_BTS = mask.to_bool(T, S)
-        if x_BTD.shape[0] != B:
-            groups = x_BTD.shape[0] // B
-            q_BTNH = q_BTNH.reshape(B, groups * T, *q_BTNH.shape[2:])
-            mask_BTS = None if mask_BTS is None else jnp.tile(mask_BTS, (1, groups, 1))
+        q_BTNH = q_BTNH.reshape(B, -1, *q_BTNH.shape[2:])
         drop_BNTS = self.drop.factors((B, self.config.num_heads, q_BTNH.shape[1], S))
-        out = attention_lib.BACKENDS[self.config.attention](
-            q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias_NTS, drop_BNTS)
+        backend = 'auto' if cached else self.config.attention
+        out = attend(backend, q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
         return self.out(out.reshape(*x_BTD.shape[:2], -1))
 
 

@@ -46,13 +46,21 @@ class Mask:
         return self.replace(query_segments_BT=queries.segments_BT,
                             key_segments_BS=(keys or queries).segments_BT)
 
-    def to_bool(self, query_length: int, key_length: int) -> jax.Array | None:
-        """mask_BTS, true where attention is allowed (B is 1 if nothing depends on the example).
+    def reach(self) -> tuple[float, float]:
+        """The least and the greatest distance, key - query, that a query may see: -inf … inf."""
+        far = jnp.inf if self.window is None else self.window - 1
+        return -far, 0 if self.causal else far
+
+    def to_bool(self, query_length: int, key_length: int, first_query=0, first_key=0
+                ) -> jax.Array | None:
+        """mask_BTS, true where attention is allowed (B is 1 if nothing depends on the example),
+        of that many queries and keys from the first ones on.
 
         None when no part is given: every query sees every key.
         """
-        query_BT1 = jnp.reshape(self.offset, (-1, 1, 1)) + jnp.arange(query_length)[None, :, None]
-        key_11S = jnp.arange(key_length)[None, None, :]
+        query_BT1 = (jnp.reshape(self.offset, (-1, 1, 1)) + first_query
+                     + jnp.arange(query_length)[None, :, None])
+        key_11S = first_key + jnp.arange(key_length)[None, None, :]
         parts = []
         if self.causal:
             parts.append(key_11S <= query_BT1)
@@ -63,8 +71,12 @@ class Mask:
         if self.key_lengths_B is not None:
             parts.append(key_11S < self.key_lengths_B[:, None, None])
         if self.key_segments_BS is not None:
-            key_B1S = self.key_segments_BS[:, None, :]
-            parts.append((self.query_segments_BT[:, :, None] == key_B1S) & (key_B1S > 0))
+            query_BT, key_BS = (
+                jax.lax.dynamic_slice_in_dim(segments, first, length, axis=1)
+                for segments, first, length in (
+                    (self.query_segments_BT, first_query, query_length),
+                    (self.key_segments_BS, first_key, key_length)))
+            parts.append((query_BT[:, :, None] == key_BS[:, None]) & (key_BS[:, None] > 0))
         if not parts:
             return None
         mask_BTS = parts[0]

@@ -44,12 +44,28 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
 
 
 def distances(query_length: int, key_length: int, offset=0) -> jax.Array:
-    """distance_TS = key position - query position, where the first query is at `offset`."""
-    return jnp.arange(key_length)[None] - (offset + jnp.arange(query_length))[:, None]
+    """distance_R: all R = T + S - 1 distances, key position - query position, that there are,
+    from the last query's to the first key up to the first query's (at `offset`) to the last key.
+    """
+    return jnp.arange(query_length + key_length - 1) - (query_length - 1) - offset
 
 
-def alibi_bias(distance_TS: jax.Array, num_heads: int) -> jax.Array:
-    """bias_NTS = -slope_n · |distance| (Press et al. 2022, section 3).
+def by_distance(bias_NR: jax.Array, query_length: int, key_length: int) -> jax.Array:
+    """bias_NTS of each query and key, of which bias_NR holds one value for each distance.
+
+    bias[n, t, s] = bias_NR[n, s - t + T - 1]: each row is that of the query before, moved on by
+    one. Rows of R + 1 values, cut into rows of R, are that; gathering would cost a slow scatter in
+    the gradient.
+    """
+    T, S = query_length, key_length
+    N, R = bias_NR.shape
+    rows_NTr = jnp.broadcast_to(jnp.pad(bias_NR, ((0, 0), (0, 1)))[:, None], (N, T, R + 1))
+    moved_NTR = rows_NTr.reshape(N, -1)[:, T - 1:T - 1 + T * R].reshape(N, T, R)
+    return moved_NTR[:, :, :S]
+
+
+def alibi_bias(distance_R: jax.Array, num_heads: int) -> jax.Array:
+    """bias_NR = -slope_n · |distance| (Press et al. 2022, section 3).
 
     The slopes are 2^(-8n/N) for N a power of two; else those of the power below, filled up with
     every second slope of the power above, as in the authors' code.
@@ -59,11 +75,11 @@ def alibi_bias(distance_TS: jax.Array, num_heads: int) -> jax.Array:
 
     power = 2 ** math.floor(math.log2(num_heads))
     chosen = slopes(power) + slopes(2 * power)[::2][:num_heads - power]
-    return -jnp.array(chosen)[:, None, None] * jnp.abs(distance_TS)[None].astype(jnp.float32)
+    return -jnp.array(chosen)[:, None] * jnp.abs(distance_R)[None].astype(jnp.float32)
 
 
-def relative_buckets(distance_TS: jax.Array, bidirectional: bool) -> jax.Array:
-    """T5's bucket of each distance, int32 [T, S] in 0 ... NUM_BUCKETS - 1.
+def relative_buckets(distance_R: jax.Array, bidirectional: bool) -> jax.Array:
+    """T5's bucket of each distance, int32 [R] in 0 ... NUM_BUCKETS - 1.
 
     Half of a direction's buckets are exact distances, the others grow in logarithmic steps up to
     MAX_DISTANCE, beyond which all are one. Keys after the query have buckets of their own, or if
@@ -72,11 +88,11 @@ def relative_buckets(distance_TS: jax.Array, bidirectional: bool) -> jax.Array:
     buckets, first = NUM_BUCKETS, 0
     if bidirectional:
         buckets //= 2
-        first = jnp.where(distance_TS > 0, buckets, 0)
-        back_TS = jnp.abs(distance_TS)
+        first = jnp.where(distance_R > 0, buckets, 0)
+        back_R = jnp.abs(distance_R)
     else:
-        back_TS = jnp.maximum(-distance_TS, 0)
+        back_R = jnp.maximum(-distance_R, 0)
     exact = buckets // 2
-    steps = jnp.log(jnp.maximum(back_TS, 1) / exact) / math.log(MAX_DISTANCE / exact)
-    far_TS = exact + (steps * (buckets - exact)).astype(jnp.int32)
-    return first + jnp.where(back_TS < exact, back_TS, jnp.minimum(far_TS, buckets - 1))
+    steps = jnp.log(jnp.maximum(back_R, 1) / exact) / math.log(MAX_DISTANCE / exact)
+    far_R = exact + (steps * (buckets - exact)).astype(jnp.int32)
+    return first + jnp.where(back_R < exact, back_R, jnp.minimum(far_R, buckets - 1))

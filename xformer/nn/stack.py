@@ -22,7 +22,7 @@ class View:
     """How the tokens of self-attention see each other: who sees whom, and where they are."""
 
     mask: Mask
-    bias_NTS: jax.Array | None = None  # relative or ALiBi positions
+    bias_NR: jax.Array | None = None  # relative or ALiBi positions, by distance
     positions_BT: jax.Array | None = None  # rotary positions
 
 
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
         def self_attention(h_BTD):
             k, v = self.self_attention.keys_values(h_BTD, view.positions_BT)
-            how = (view.mask, view.bias_NTS, view.positions_BT)
+            how = (view.mask, view.bias_NR, view.positions_BT)
             if look:
                 looks['self'] = self.self_attention.weights(h_BTD, k, *how)
             return self.self_attention(h_BTD, k, v, *how)
@@ -113,11 +113,11 @@ class Block(nn.Module):
             cache = cache.append(*self.self_attention.keys_values(h_BTD, view.positions_BT),
                                  position)
             return self.self_attention(h_BTD, cache.k_BMKH, cache.v_BMKH,
-                                       view.mask, view.bias_NTS, view.positions_BT)
+                                       view.mask, view.bias_NR, view.positions_BT, cached=True)
 
         def cross_attention(h_BTD):
             return self.cross_attention(h_BTD, cache.cross_k_CSKH, cache.cross_v_CSKH,
-                                        memory_mask)
+                                        memory_mask, cached=True)
 
         return self._sublayers(x_BTD, self_attention, cross_attention), cache
 
@@ -164,11 +164,11 @@ class Stack(nn.Module):
             return View(mask, positions_BT=positions_BT)
         if c.positions not in ('relative', 'alibi'):
             return View(mask)
-        distance_TS = distances(positions_BT.shape[1], key_length, mask.offset)
+        distance_R = distances(positions_BT.shape[1], key_length, mask.offset)
         if c.positions == 'alibi':
-            return View(mask, alibi_bias(distance_TS, c.num_heads))
-        bucket_TS = relative_buckets(distance_TS, bidirectional=not mask.causal)
-        return View(mask, self.relative_bias[bucket_TS].transpose(2, 0, 1))
+            return View(mask, alibi_bias(distance_R, c.num_heads))
+        bucket_R = relative_buckets(distance_R, bidirectional=not mask.causal)
+        return View(mask, self.relative_bias[bucket_R].T)
 
     def finish(self, x_BTD) -> jax.Array:
         """The last norm, where norms come before sub-layers; any leading axes."""
