@@ -30,6 +30,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string('workdir', None, 'run folder (default: runs/NAME)', flag_values=values)
     flags.DEFINE_boolean('print_config', False, 'show the configuration and stop',
                          flag_values=values)
+    flags.DEFINE_boolean('profile', False, 'write a trace of ten steps to WORKDIR/profile',
+                         flag_values=values)
     flags.DEFINE_boolean('estimate', False, 'show parameters, batch and memory of a step without '
                          'data or running it, and stop', flag_values=values)
 
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> None:
     start = None
     if begins:
         start = _own_start(folder) if goes_on else _start(begins)
-    train(config, folder, start, _teacher(teacher) if teacher else None)
+    train(config, folder, start, _teacher(teacher) if teacher else None, values.profile)
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
 
 

@@ -31,7 +31,8 @@ for _row, _nll in ((METRICS[9], 0.75), (METRICS[19], 0.53126), (METRICS[29], 0.6
     _row.update({'dev/loss': 1.0, 'dev/nll': _nll, 'dev/accuracy': 0.8765})
 STRETCHES = [{'step': step, 'seconds': 10.0 + step, 'step_seconds': 0.2, 'data_wait_seconds': 1.25,
               'compile_seconds': 2.5, 'evaluate_seconds': 0.5, 'checkpoint_seconds': 0.125,
-              'tokens_per_second': 1000.0 * step ** 2, 'peak_memory_mib': 2000 - step}
+              'tokens_per_second': 1000.0 * step ** 2, 'peak_memory_mib': 2000 - step,
+              'model_flops_per_second': 2e9 * step}
              for step in range(1, 8)]
 START = {'event': 'start', 'step': 0, 'unix_time': 0.0}
 COMPILE = {'event': 'compile', 'function': 'train_step', 'shapes': ['8x16', HOSTILE],
@@ -228,7 +229,8 @@ def test_speed_adds_up(complete):
     training = total - 7 * (1.25 + 2.5 + 0.5 + 0.125)
     assert f'{total / 60:.1f} minutes of training, 1 restart' in text
     assert f'{1000 * statistics.median(i * i for i in range(1, 8)):,.0f} tokens/s' in text
-    assert '1,999 MiB' in text and '2 compilations' in text
+    assert 'took 8.0 GFLOP/s, of an unknown peak. Counted are 6 × weights' in text
+    assert 'of the host 1,999 MiB.' in text and '2 compilations' in text
     assert ['training steps', f'{training:.1f}', f'{100 * training / total:.1f}%'] in rows
     assert ['compiling', '17.5', f'{1750 / total:.1f}%'] in rows
     assert ['total', f'{total:.1f}', '100.0%'] in rows

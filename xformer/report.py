@@ -24,6 +24,7 @@ from xformer.config import (
 )
 from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
+from xformer.train.flops import FORMULA
 from xformer.train.folder import write_atomically
 from xformer.train.telemetry import read_rows
 
@@ -207,13 +208,11 @@ def _speed(timing: list[dict]) -> str:
         ('checkpoints', 'checkpoint'))}
     spent = {'training steps': total - sum(spent.values()), **spent, 'total': total}
     speed = statistics.median(row['tokens_per_second'] for row in stretches)
-    memory = max(row['peak_memory_mib'] for row in stretches)
     return _paragraph(
         f'{total / 60:,.1f} minutes of training, {_count(restarts, "restart")}'
         f'{" (steps done twice count twice)" if restarts else ""}; median speed {speed:,.0f} '
-        f'tokens/s; peak memory of the host {memory:,} MiB; '
-        f'{_count(len(compilations), "compilation")}.'
-    ) + '<div class="pair">' + _table(
+        f'tokens/s; {_count(len(compilations), "compilation")}; peak memory {_memory(stretches)}.'
+    ) + _paragraph(_flops(stretches)) + '<div class="pair">' + _table(
         ('where time went', 'seconds', 'share'),
         [(what, f'{seconds:,.1f}', f'{seconds / total:.1%}') for what, seconds in spent.items()],
         ('seconds', 'share')
@@ -221,6 +220,22 @@ def _speed(timing: list[dict]) -> str:
         ('compiled function', 'shapes', 'seconds'),
         [(row['function'], ', '.join(row['shapes']), f'{row["seconds"]:,.1f}')
          for row in compilations], ('seconds',)) + '</div>\n'
+
+
+def _memory(stretches: list[dict]) -> str:
+    """Of the host and, where it is known, of the first device."""
+    peaks = {where: max(row.get(key, 0) for row in stretches) for where, key in (
+        ('host', 'peak_memory_mib'), ('first device', 'device_peak_memory_mib'))}
+    return ', '.join(f'of the {where} {peak:,} MiB' for where, peak in peaks.items() if peak)
+
+
+def _flops(stretches: list[dict]) -> str:
+    """How many operations per second, of how many there could be."""
+    flops = statistics.median(row.get('model_flops_per_second', 0) for row in stretches)
+    shares = [row['mfu'] for row in stretches if 'mfu' in row]
+    share = (f'{statistics.median(shares):.1%} of the peak of the devices (MFU)' if shares
+             else 'of an unknown peak')
+    return f'The model took {flops / 1e9:,.1f} GFLOP/s, {share}. Counted are {FORMULA}.'
 
 
 def _configuration(config: Config) -> str:

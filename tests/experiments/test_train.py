@@ -194,10 +194,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(here, start, run, trained):
     second = stopped_by(signal.SIGTERM, process, folder)
     assert second > first
 
-    result = run(*COMMAND)
+    profiled = second + 20 < STEPS
+    result = run(*COMMAND, *['--profile'] * profiled)
     assert result.returncode == 0
     assert f'going on from step {second}\n' in result.stderr
     assert_same_end(folder, trained)
+    assert len(list(folder.rglob('profile/**/perfetto_trace.json.gz'))) == profiled
 
 
 def test_a_finished_run_is_left_alone(mine, run, contents, rows):

@@ -19,12 +19,13 @@ from xformer.data.plan import BatchPlan, make_plan, sequential_batches
 from xformer.models import build
 from xformer.train.checkpoint import Checkpoints
 from xformer.train.distil import Teacher, check_teacher, make_teach
+from xformer.train.flops import peak_flops, update_flops
 from xformer.train.folder import check_folder, create_folder, only_writer
 from xformer.train.parallel import Parallel
 from xformer.train.start import Start, merged
 from xformer.train.step import Steps, TrainState, make_steps
 from xformer.train.tasks import task_of, total_summary
-from xformer.train.telemetry import Telemetry, read_rows
+from xformer.train.telemetry import Telemetry, Trace, read_rows
 
 
 class NotFinite(Ending):
@@ -40,9 +41,10 @@ class Stopped(Ending):
 
 
 def train(config: Config, folder: Path, start: Start | None = None,
-          teacher: Teacher | None = None) -> TrainState:
+          teacher: Teacher | None = None, profile: bool = False) -> TrainState:
     """Train to config.train.steps in `folder`, from its newest checkpoint if it has one, or else
-    from `start`; with what `teacher` says of every batch.
+    from `start`; with what `teacher` says of every batch. With `profile`, a trace of some steps
+    is written beside.
 
     Raises UserError, NotFinite or Stopped; whichever it is, nothing that was saved is lost.
     """
@@ -76,7 +78,7 @@ def train(config: Config, folder: Path, start: Start | None = None,
             check_folder(folder, given)  # again: another process may have made it meanwhile
             create_folder(folder, config, corpus, parallel.describe(), {
                 'init_from': start and start.origin, 'teacher': teacher and teacher.origin})
-            training = Training(config, folder, steps, parallel, start, teacher)
+            training = Training(config, folder, steps, parallel, start, teacher, profile)
             training.telemetry.say(_opening(corpus, len(learn), plan, training))
             try:
                 training.run(make_batch, dev_batches, interrupt)
@@ -119,7 +121,7 @@ class Training:
     """The state of a run and the functions that change it."""
 
     def __init__(self, config: Config, folder: Path, steps: Steps, parallel: Parallel,
-                 start: Start | None, teacher: Teacher | None):
+                 start: Start | None, teacher: Teacher | None, profile: bool):
         self.config, self.parallel = config, parallel
         self.checkpoints = Checkpoints(folder / 'checkpoints', config.train.keep_last,
                                        config.train.keep_best, say, config.train.best_by)
@@ -144,7 +146,10 @@ class Training:
             self.state = self.state.replace(params=params)
             say(_loaded(table, start))
         self.start = int(self.state.step)
-        self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations)
+        peak = peak_flops(parallel.describe()['kind'], config.model.dtype)
+        self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations,
+                                   peak and peak * parallel.num_devices)
+        self.trace = Trace(folder / 'profile', self.start, config.train.steps) if profile else None
         self.best_by, direction = config.train.best_by.split(':')
         self.sign = 1 if direction == 'min' else -1
         self.scores = [row[self.best_by] for row in read_rows(folder / 'metrics.jsonl')
@@ -161,9 +166,11 @@ class Training:
         steps = self.start if self.out_of_patience() else train.steps  # done, if it was before
         for i, (batch, waited) in enumerate(prefetch(make_batch, self.start, steps),
                                             start=self.start):
+            if self.trace:
+                self.trace.before(i, self.state)
             self.state, metrics = self.train_step(self.state, self.place(batch), np.int32(i))
             log.spent('data_wait', waited)
-            log.saw(real_tokens(batch))
+            log.saw(real_tokens(batch), update_flops(self.config, batch))
             if pending:
                 self._settle(*pending)
             step, pending = i + 1, (i + 1, metrics)
@@ -228,6 +235,8 @@ class Training:
 
     def close(self) -> None:
         try:
+            if self.trace:
+                self.trace.close()
             self.checkpoints.wait()
         finally:
             self.telemetry.close()

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from xformer.compiled import Compilations
+from xformer.config import UserError
 from xformer.console import say
 from xformer.train.folder import write_atomically
 
@@ -21,8 +22,10 @@ class Telemetry:
     they are about to be made again.
     """
 
-    def __init__(self, folder: Path, step: int, total_steps: int, compilations: Compilations):
-        self._compilations, self._logged = compilations, 0
+    def __init__(self, folder: Path, step: int, total_steps: int, compilations: Compilations,
+                 peak: float | None = None):
+        """`peak`: operations per second of all devices together, if that is known."""
+        self._compilations, self._logged, self._peak = compilations, 0, peak
         self._metrics = _reopen(folder / 'metrics.jsonl', step)
         self._timing = open(folder / 'timing.jsonl', 'a', encoding='utf-8')
         self._board = Board(folder / 'tensorboard', step)
@@ -32,7 +35,8 @@ class Telemetry:
 
     def _begin(self, step: int) -> None:
         """A new stretch of steps to be timed."""
-        self._since, self._step, self._tokens = time.perf_counter(), step, 0
+        self._since, self._step = time.perf_counter(), step
+        self._tokens, self._flops = 0, 0.0
         self._compiling = self._compilations.seconds
         self._spent = dict.fromkeys(('data_wait', 'evaluate', 'checkpoint'), 0.0)
 
@@ -48,9 +52,10 @@ class Telemetry:
         compiled = self._compilations.seconds - compiling
         self.spent(what, time.perf_counter() - start - compiled)
 
-    def saw(self, tokens: int) -> None:
-        """Count real (not padding) tokens trained on."""
+    def saw(self, tokens: int, flops: float) -> None:
+        """Count real (not padding) tokens trained on, and the operations that they need."""
         self._tokens += tokens
+        self._flops += flops
 
     def row(self, step: int, metrics: dict[str, float]) -> None:
         """Write the metrics of a step, and where the time since the last row went."""
@@ -66,7 +71,12 @@ class Telemetry:
                   'step_seconds': round(stepping / max(step - self._step, 1), 5),
                   **{f'{name}_seconds': round(value, 4) for name, value in self._spent.items()},
                   'tokens_per_second': round(self._tokens / max(stepping, 1e-9), 1),
+                  'model_flops_per_second': float(f'{self._flops / max(stepping, 1e-9):.4g}'),
                   'peak_memory_mib': peak_memory_mib()}
+        if self._peak:
+            clocks['mfu'] = round(clocks['model_flops_per_second'] / self._peak, 4)
+        if device_memory := device_peak_memory_mib():
+            clocks['device_peak_memory_mib'] = device_memory
         self._clock({'step': step, **clocks})
         for group, values in (('train', metrics), ('timing', clocks)):
             self._board.add(step, {name if '/' in name else f'{group}/{name}': value
@@ -146,10 +156,50 @@ class Progress:
             self._bar.stop()
 
 
+class Trace:
+    """JAX's profile of a few steps after those that compile, for TensorBoard and Perfetto."""
+
+    SKIPPED, STEPS = 10, 10
+
+    def __init__(self, folder: Path, step: int, total_steps: int):
+        self._folder, self._running = folder, False
+        self._first, self._last = step + self.SKIPPED, step + self.SKIPPED + self.STEPS
+        if self._last >= total_steps:
+            raise UserError(f'--profile traces steps {self._first + 1:,} to {self._last:,}, but '
+                            f'training ends at step {total_steps:,}; give it more train.steps')
+
+    def before(self, step: int, state) -> None:
+        """To be called before each step is dispatched, with the state that it will change."""
+        import jax
+        if step in (self._first, self._last):
+            jax.block_until_ready(state)
+        if step == self._first:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._running = True
+        if step == self._last:
+            self.close()
+
+    def close(self) -> None:
+        """Write what there is."""
+        import jax
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            say(f'profile from step {self._first + 1:,} on: {self._folder} (open its '
+                'perfetto_trace.json.gz at ui.perfetto.dev, or the folder in TensorBoard)')
+
+
 def peak_memory_mib() -> int:
     """Most resident memory of this process so far."""
     unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def device_peak_memory_mib() -> int | None:
+    """Most memory in use on the first device so far; None where JAX does not know (a CPU)."""
+    import jax
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get('peak_bytes_in_use', 0) // 2**20 or None
 
 
 def read_rows(path: Path) -> list[dict]:
