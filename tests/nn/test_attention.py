@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from xformer.config import UserError
-from xformer.nn.attention import attention_weights, masked_softmax
+from xformer.nn.attention import (
+    attention_weights,
+    by_head,
+    cached_attention,
+    masked_softmax,
+)
 from xformer.nn.backends import BACKENDS, attend, cudnn_attention, splash_attention
 from xformer.nn.blockwise import blockwise_attention
 from xformer.nn.layers import dropout_factors
@@ -25,7 +30,9 @@ FORMS = {'reference': BACKENDS['reference'], 'xla': BACKENDS['xla'],
          'blockwise': blockwise_attention,
          'blockwise, blocks of 2': functools.partial(blockwise_attention, block=2),
          'cudnn': functools.partial(cudnn_attention, implementation='xla'),
-         'splash': functools.partial(splash_attention, interpret=True)}
+         'splash': functools.partial(splash_attention, interpret=True),
+         'cache': lambda q_BTNH, k_BSKH, v_BSKH, mask, bias_NR=None: cached_attention(
+             q_BTNH, by_head(k_BSKH), by_head(v_BSKH), mask, bias_NR)}
 
 
 def weights_by_loops(q_BTNH, k_BSKH, mask: Mask, bias_NR=None):

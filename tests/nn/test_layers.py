@@ -1,6 +1,7 @@
 """Layers against NumPy's 64-bit floats; random numbers against the statistics they promise."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -11,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from xformer.config import ModelConfig
+from xformer.nn.attention import by_head
 from xformer.nn.layers import (
     ACTIVATIONS,
     GATES,
@@ -221,12 +223,13 @@ def test_hypotheses_of_one_example_share_its_keys():
     x, k, v = normal(0, batch * groups, T, 8), normal(1, batch, S, 2, 4), normal(2, batch, S, 2, 4)
     module, params = attend_to_oneself(TINY, x)
     lengths = np.array([5, 2])
-    shared = module.apply(params, x, k, v, Mask(key_lengths_B=lengths))
+    read = functools.partial(module.apply, params, x, by_head(k), by_head(v), method='read')
+    shared = read(Mask(key_lengths_B=lengths))
     repeated = module.apply(params, x, *(np.repeat(part, groups, axis=0) for part in (k, v)),
                             Mask(key_lengths_B=np.repeat(lengths, groups)))
     np.testing.assert_allclose(shared, repeated, atol=1e-6)
     with pytest.raises(ValueError, match='a mask of lengths alone'):
-        module.apply(params, x, k, v, Mask(causal=True))
+        read(Mask(causal=True))
 
 
 NORMAL_CUT_AT_2 = 0.87962566  # the deviation of a standard normal without its tails beyond 2

@@ -13,6 +13,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.decode.search import Beams, Prompts, Rows, length_penalty
 from xformer.decode.speculative import Drafted
+from xformer.nn.stack import unstacked
 
 EXTRA_LENGTH = 50  # longest output: source + 50 tokens (Vaswani et al. 2017, section 6.1)
 STRIDE = 16  # tokens written between looks at outputs that their text may end
@@ -60,7 +61,7 @@ class Generator:
                  num_outputs: int = 1, complete: Complete | None = None,
                  draft: Draft | None = None, batch_tokens: int = 4096):
         self._model, self._config, self._draft = model, config, draft
-        self._params = params, draft and draft.params
+        self._params = _for_loops(params), draft and _for_loops(draft.params)
         self._complete, self._num_outputs = complete, num_outputs
         self._sampling = config.decode.strategy == 'sample'
         self._hypotheses = num_outputs if self._sampling else config.decode.beam_size
@@ -222,6 +223,10 @@ class Generator:
         return next(n for n in range(1, len(ids) + 1) if self._complete(index, ids[:n]))
 
 
+def _for_loops(params: dict) -> dict:
+    return params | {'decoder': jax.jit(unstacked)(params['decoder'])}
+
+
 def _read_inputs(model: nn.Module, params, ids_BS, lengths_B, K: int, T: int):
     """(text_BP, lengths_B, cache): what outputs of up to T tokens continue, all but the last of it
     in the cache, in which each example has K rows."""
@@ -232,9 +237,9 @@ def _read_inputs(model: nn.Module, params, ids_BS, lengths_B, K: int, T: int):
         return bos_B1, jnp.ones(B, jnp.int32), apply(ids_BS, lengths_B, K, T, method='start')
     cache = apply(B, S + T, S - lengths_B, method='start')
     _, cache = apply(ids_BS[:, :-1], cache, method='extend')
-    every_K_times = partial(jnp.repeat, repeats=K, axis=0)
-    return ids_BS, lengths_B, cache.replace(layers=jax.tree.map(every_K_times, cache.layers),
-                                            starts_B=every_K_times(cache.starts_B))
+    every_K_times = jnp.repeat(jnp.arange(B), K)
+    return ids_BS, lengths_B, _reorder(cache, every_K_times).replace(
+        starts_B=cache.starts_B[every_K_times])
 
 
 def _extend(model: nn.Module, params, ids_RT, cache):
@@ -244,9 +249,7 @@ def _extend(model: nn.Module, params, ids_RT, cache):
 def _reorder(cache, rows_R):
     """The cache with row r a copy of row rows_R[r] of the same example; what rows of an example
     share stays."""
-    return cache.replace(layers=[
-        layer.replace(k_BMKH=layer.k_BMKH[rows_R], v_BMKH=layer.v_BMKH[rows_R])
-        for layer in cache.layers])
+    return cache.replace(layers=[layer.rows(rows_R) for layer in cache.layers])
 
 
 def _check_room(config: Config, length: int, number: int) -> None:

@@ -73,7 +73,11 @@ def attention_weights(q_BTNH, k_BSKH, mask: Mask, bias_NR=None) -> jax.Array:
     else:
         scores_BNTS = jnp.einsum('btkgh,bskh->bkgts', q_BTNH.reshape(B, T, K, N // K, H), k_BSKH,
                                  preferred_element_type=jnp.float32).reshape(B, N, T, S)
-    scores_BNTS = scores_BNTS * H ** -0.5
+    return _weights(scores_BNTS * H ** -0.5, mask, bias_NR)
+
+
+def _weights(scores_BNTS, mask: Mask, bias_NR) -> jax.Array:
+    T, S = scores_BNTS.shape[2:]
     if bias_NR is not None:
         scores_BNTS = scores_BNTS + by_distance(bias_NR, T, S)[None]
     mask_BTS = mask.to_bool(T, S)
@@ -92,3 +96,20 @@ def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=No
         return jnp.einsum('bnts,bsnh->btnh', weights_BNTS, v_BSKH)
     out_BTKGH = jnp.einsum('bkgts,bskh->btkgh', weights_BNTS.reshape(B, K, N // K, T, S), v_BSKH)
     return out_BTKGH.reshape(q_BTNH.shape)
+
+
+def by_head(x_BSKH: jax.Array) -> jax.Array:
+    """x_XSH, a row for each head of each example: X = B·K."""
+    B, S, K, H = x_BSKH.shape
+    return x_BSKH.swapaxes(1, 2).reshape(B * K, S, H)
+
+
+def cached_attention(q_BTNH, k_XSH, v_XSH, mask: Mask, bias_NR=None) -> jax.Array:
+    """The same for keys and values of a cache, `by_head`, as the products take them."""
+    B, T, N, H = q_BTNH.shape
+    X, S, _ = k_XSH.shape
+    q_XRH = q_BTNH.swapaxes(1, 2).reshape(X, -1, H)  # R: the queries of N/K heads
+    scores_XRS = jnp.einsum('xrh,xsh->xrs', q_XRH, k_XSH, preferred_element_type=jnp.float32)
+    weights_BNTS = _weights(scores_XRS.reshape(B, N, T, S) * H ** -0.5, mask, bias_NR)
+    weights_XRS = weights_BNTS.astype(v_XSH.dtype).reshape(X, -1, S)
+    return (weights_XRS @ v_XSH).reshape(B, N, T, H).swapaxes(1, 2)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from xformer.config import UserError
-from xformer.nn.attention import reference_attention, xla_attention
+from xformer.nn.attention import cached_attention, reference_attention, xla_attention
 from xformer.nn.blockwise import blockwise_attention
 from xformer.nn.masks import Mask
 
@@ -27,6 +27,15 @@ def attend(backend: str, q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None,
     if backend == 'auto':
         backend = _suitable(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS)
     return BACKENDS[backend](q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
+
+
+def attend_to_cache(q_BTNH, k_XSH, v_XSH, mask: Mask, bias_NR=None) -> jax.Array:
+    """out_BTNH of queries to a cache (see `cached_attention`): few at a time, or a long prompt."""
+    if q_BTNH.shape[1] * k_XSH.shape[1] <= FEW_SCORES:
+        return cached_attention(q_BTNH, k_XSH, v_XSH, mask, bias_NR)
+    k_BSKH, v_BSKH = (x_XSH.reshape(len(q_BTNH), -1, *x_XSH.shape[1:]).swapaxes(1, 2)
+                      for x_XSH in (k_XSH, v_XSH))
+    return blockwise_attention(q_BTNH, k_BSKH, v_BSKH, mask, bias_NR)
 
 
 def _suitable(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS) -> str:

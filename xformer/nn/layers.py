@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from xformer.config import ModelConfig
 from xformer.nn.attention import attention_weights
-from xformer.nn.backends import attend
+from xformer.nn.backends import attend, attend_to_cache
 from xformer.nn.masks import Mask
 from xformer.nn.positions import rotate
 
@@ -233,21 +233,27 @@ class MultiHeadAttention(nn.Module):
         q_BTNH = self._heads(self.query(x_BTD), positions_BT)
         return attention_weights(q_BTNH, k_BSKH, mask, bias_NR)
 
-    def __call__(self, x_BTD, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, positions_BT=None,
-                 cached: bool = False) -> jax.Array:
-        """out_BTD. The batch of x may be a multiple G of that of the keys: the G hypotheses of
-        one example share its keys, and are attended for as G·T queries of that example, which
-        have to see the same of them. `cached` keys are read by what suits few queries.
+    def __call__(self, x_BTD, k_BSKH, v_BSKH, mask: Mask, bias_NR=None,
+                 positions_BT=None) -> jax.Array:
+        """out_BTD."""
+        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
+        drop_BNTS = self.drop.factors((*q_BTNH.shape[::2], q_BTNH.shape[1], k_BSKH.shape[1]))
+        out_BTNH = attend(self.config.attention, q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
+        return self.out(out_BTNH.reshape(*x_BTD.shape[:2], -1))
+
+    def read(self, x_BTD, k_XSH, v_XSH, mask: Mask, bias_NR=None, positions_BT=None) -> jax.Array:
+        """out_BTD of queries to a cache, which has the heads of all examples in one axis.
+
+        The batch of x may be a multiple G of the cache's: the G hypotheses of one example share
+        its keys, and are attended for as G·T queries of that example, which see the same.
         """
-        B, S = k_BSKH.shape[:2]
+        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
+        B = len(k_XSH) // self.config.K
         if len(x_BTD) > B and mask.replace(key_starts_B=None, key_lengths_B=None) != Mask():
             raise ValueError('hypotheses that share keys need a mask of lengths alone')
-        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
         q_BTNH = q_BTNH.reshape(B, -1, *q_BTNH.shape[2:])
-        drop_BNTS = self.drop.factors((B, self.config.num_heads, q_BTNH.shape[1], S))
-        backend = 'auto' if cached else self.config.attention
-        out = attend(backend, q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
-        return self.out(out.reshape(*x_BTD.shape[:2], -1))
+        out_BTNH = attend_to_cache(q_BTNH, k_XSH, v_XSH, mask, bias_NR)
+        return self.out(out_BTNH.reshape(*x_BTD.shape[:2], -1))
 
 
 class FeedForward(nn.Module):

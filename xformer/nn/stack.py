@@ -6,12 +6,15 @@ that axis (compiled once whatever L is) or a Python loop (`layers=unroll`, faste
 plain to debug): same parameters, same values.
 """
 
+from operator import itemgetter
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
 from xformer.config import ModelConfig
+from xformer.nn.attention import by_head
 from xformer.nn.layers import Dropout, FeedForward, MultiHeadAttention, Norm
 from xformer.nn.masks import Mask
 from xformer.nn.positions import NUM_BUCKETS, alibi_bias, distances, relative_buckets
@@ -30,21 +33,32 @@ class View:
 class LayerCache:
     """What one block remembers while decoding: its own keys and values, and the memory's.
 
-    k_BMKH, v_BMKH: room for M positions, filled up to the cache's position. B may be a multiple
-        of C, the batch of the memory: hypotheses of one example share cross_k and cross_v, which
-        are None in a decoder without a memory.
+    X counts the K heads of all B examples, laid out as the products of `cached_attention` take
+    them: any other shape makes XLA's CPU backend copy the whole cache for every token.
+
+    k_XMH, v_XMH: room for M positions, filled up to the cache's position.
+    cross_k_YSH, cross_v_YSH: of the memory; hypotheses of one example share them, so that X may be
+        a multiple of Y. None in a decoder without a memory.
     """
 
-    k_BMKH: jax.Array
-    v_BMKH: jax.Array
-    cross_k_CSKH: jax.Array | None = None
-    cross_v_CSKH: jax.Array | None = None
+    num_heads: int = struct.field(pytree_node=False)
+    k_XMH: jax.Array
+    v_XMH: jax.Array
+    cross_k_YSH: jax.Array | None = None
+    cross_v_YSH: jax.Array | None = None
 
     def append(self, k_BTKH, v_BTKH, position) -> 'LayerCache':
         """With T more keys and values from `position` on; room is checked by the caller."""
-        at = (0, position, 0, 0)
-        return self.replace(k_BMKH=jax.lax.dynamic_update_slice(self.k_BMKH, k_BTKH, at),
-                            v_BMKH=jax.lax.dynamic_update_slice(self.v_BMKH, v_BTKH, at))
+        def put(cache_XMH, new_BTKH):
+            return jax.lax.dynamic_update_slice(cache_XMH, by_head(new_BTKH), (0, position, 0))
+        return self.replace(k_XMH=put(self.k_XMH, k_BTKH), v_XMH=put(self.v_XMH, v_BTKH))
+
+    def rows(self, of_B: jax.Array) -> 'LayerCache':
+        """With row r a copy of row of_B[r]; the memory's keys and values stay."""
+        def chosen(cache_XMH):
+            by_row = cache_XMH.reshape(-1, self.num_heads, *cache_XMH.shape[1:])
+            return by_row[of_B].reshape(-1, *cache_XMH.shape[1:])
+        return self.replace(k_XMH=chosen(self.k_XMH), v_XMH=chosen(self.v_XMH))
 
 
 class Block(nn.Module):
@@ -112,14 +126,23 @@ class Block(nn.Module):
             nonlocal cache
             cache = cache.append(*self.self_attention.keys_values(h_BTD, view.positions_BT),
                                  position)
-            return self.self_attention(h_BTD, cache.k_BMKH, cache.v_BMKH,
-                                       view.mask, view.bias_NR, view.positions_BT, cached=True)
+            return self.self_attention.read(h_BTD, cache.k_XMH, cache.v_XMH, view.mask,
+                                            view.bias_NR, view.positions_BT)
 
         def cross_attention(h_BTD):
-            return self.cross_attention(h_BTD, cache.cross_k_CSKH, cache.cross_v_CSKH,
-                                        memory_mask, cached=True)
+            return self.cross_attention.read(h_BTD, cache.cross_k_YSH, cache.cross_v_YSH,
+                                             memory_mask)
 
         return self._sublayers(x_BTD, self_attention, cross_attention), cache
+
+
+def unstacked(params: dict) -> dict:
+    """A stack's parameters with a tuple of layers, for loops that extend caches: in those, a
+    layer's part of an array would be copied for every token."""
+    layers = params['layers']
+    [num_layers] = {len(leaf) for leaf in jax.tree.leaves(layers)}
+    return params | {'layers': tuple(jax.tree.map(itemgetter(index), layers)
+                                     for index in range(num_layers))}
 
 
 class Stack(nn.Module):
@@ -130,7 +153,10 @@ class Stack(nn.Module):
     cross: bool = False
 
     def setup(self):
-        self.layers = self.param('layers', self._init_layers)
+        if self.has_variable('params', 'layers'):  # stacked, or as `unstacked` has them
+            self.layers = self.get_variable('params', 'layers')
+        else:
+            self.layers = self.param('layers', self._init_layers)
         if self.config.positions == 'relative':  # one table for all layers, as in T5
             self.relative_bias = self.param(
                 'relative_bias', nn.initializers.normal(self.config.d_model ** -0.5),
@@ -149,8 +175,10 @@ class Stack(nn.Module):
 
     def _layer(self, index: int) -> dict:
         """The parameters of one layer."""
-        shared = self.config.share_layers
-        return jax.tree.map(lambda leaf: leaf[0 if shared else index], self.layers)
+        index = 0 if self.config.share_layers else index
+        if isinstance(self.layers, tuple):
+            return self.layers[index]
+        return jax.tree.map(lambda leaf: leaf[index], self.layers)
 
     def _view(self, mask: Mask, positions_BT, key_length: int) -> View:
         """The view of queries at positions_BT, in the configuration's position scheme.
@@ -209,13 +237,13 @@ class Stack(nn.Module):
     def start(self, batch: int, max_length: int, memory_CSD=None) -> list[LayerCache]:
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""
         c = self.config
-        empty = jnp.zeros((batch, max_length, c.K, c.H), c.dtype)
-        caches = [LayerCache(empty, empty) for _ in range(self.num_layers)]
+        empty = jnp.zeros((batch * c.K, max_length, c.H), c.dtype)
+        caches = [LayerCache(c.K, empty, empty) for _ in range(self.num_layers)]
         if not self.cross:
             return caches
         memories = [self._block().apply({'params': self._layer(index)}, memory_CSD,
                                         method='memory') for index in range(self.num_layers)]
-        return [cache.replace(cross_k_CSKH=k, cross_v_CSKH=v)
+        return [cache.replace(cross_k_YSH=by_head(k), cross_v_YSH=by_head(v))
                 for cache, (k, v) in zip(caches, memories)]
 
     def extend(self, x_BTD, caches: list[LayerCache], position, positions_BT,
@@ -226,7 +254,7 @@ class Stack(nn.Module):
         which begin in slot starts_B.
         """
         mask = Mask(causal=True, offset=position, key_starts_B=starts_B)
-        view = self._view(mask, positions_BT, caches[0].k_BMKH.shape[1])
+        view = self._view(mask, positions_BT, caches[0].k_XMH.shape[1])
         longer = []
         for index, cache in enumerate(caches):
             x_BTD, cache = self._block().apply({'params': self._layer(index)}, x_BTD, cache,
