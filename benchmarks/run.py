@@ -1,14 +1,18 @@
-"""Measure our speed against a peer's, in alternation in one process, on the CPU.
+"""Measure our speed against peers', in alternation in one process, on the CPU.
 
-    python -m benchmarks.run --repeats=20 --output=benchmarks/results/train-seq2seq.json
+    python -m benchmarks.run --suite=train-gpt
+    python -m benchmarks.run --suite=decode --peer=eager --repeats=10 --output=benchmarks/results
 
-Prints tokens per second (real tokens, no padding) and the ratio ours ÷ peer, pair by pair. Let
-nothing else run meanwhile: PyTorch's threads wait for each other, so a busy machine flatters us.
+Prints how fast each side is and the ratio ours ÷ peer, round by round; --output also writes
+FOLDER/SUITE.json. Let nothing else run meanwhile: PyTorch's threads wait for each other, so a busy
+machine flatters us. docs/benchmarks.md says what each suite measures.
 """
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
@@ -16,54 +20,66 @@ from experiments import cli
 from xformer.config import UserError
 
 
+class Suite(NamedTuple):
+    """A file benchmarks/SUITE.py; what its peers need beside torch, and how often it repeats."""
+
+    peers: tuple[str, ...]
+    needs: tuple[str, ...] = ('torch', 'transformers')
+    repeats: int = 10
+
+
+TORCH = ('eager', 'compile')
+SUITES = {
+    'train-gpt': Suite(TORCH),
+    'train-bf16': Suite(TORCH),
+    'train-bert': Suite(TORCH),
+    'train-seq2seq': Suite(TORCH),
+    'train-g2p': Suite(('eager', 'eager-math'), needs=('torch',), repeats=20),
+}
+
+
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_enum('suite', 'train-seq2seq', ['train-seq2seq'], 'what to measure: the '
-                      "quickstart's training step", flag_values=values)
-    flags.DEFINE_enum('peer', 'eager', ['eager', 'eager-math'], "nn.Transformer as it comes, or "
-                      'with the attention that is fastest for short sequences',
+    flags.DEFINE_enum('suite', None, list(SUITES), f'what to measure ({cli.REQUIRED})',
                       flag_values=values)
-    flags.DEFINE_integer('repeats', 20, 'pairs of measurements', lower_bound=1,
-                         flag_values=values)
-    flags.DEFINE_string('output', None, 'result FILE.json, with the machine described',
+    flags.DEFINE_string('peer', None, 'measure against this peer alone (default: all of them; the '
+                        'fastest decides)', flag_values=values)
+    flags.DEFINE_integer('repeats', None, 'rounds that count (default: '
+                         + ', '.join(f'{count} in {name}' for name, count in _repeats().items())
+                         + ')', lower_bound=1, flag_values=values)
+    flags.DEFINE_string('output', None, 'folder for SUITE.json, with the machine described',
                         flag_values=values)
+
+
+def _repeats() -> dict[str, int]:
+    return {name: suite.repeats for name, suite in SUITES.items()}
 
 
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
-    output = values.output and Path(values.output)
-    if output and output.suffix != '.json':
-        raise UserError(f'--output={output} does not end in .json; name a JSON file')
-    if importlib.util.find_spec('torch') is None:
-        raise UserError("the peer needs PyTorch, which is not installed; "
+    suite = SUITES[values.suite]
+    if values.peer and values.peer not in suite.peers:
+        raise UserError(f'--suite={values.suite} has no peer {values.peer!r}; '
+                        + (f'it has {", ".join(suite.peers)}' if suite.peers else 'it has none'))
+    missing = [name for name in suite.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f'the peer needs {", ".join(missing)}, not installed here; '
                         "install it with: pip install 'xformer[parity]'")
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
+    if values.output:
+        Path(values.output).mkdir(parents=True, exist_ok=True)
 
     import jax
-    jax.config.update('jax_platforms', 'cpu')  # where the peer runs
-    from benchmarks.train_seq2seq import measure
-    result = measure(values.repeats, values.peer)
+    jax.config.update('jax_platforms', 'cpu')  # where the peers run
+    from benchmarks.results import table
+    from benchmarks.timing import machine
+    result = {'suite': values.suite, 'machine': machine()}
+    module = importlib.import_module(f'benchmarks.{values.suite.replace("-", "_")}')
+    peers = (values.peer,) if values.peer else suite.peers
+    result['cases'] = module.measure(values.repeats or suite.repeats, peers)
     print(table(result))
-    if output:
-        output.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-        print(f'written: {output}')
-
-
-def table(result: dict) -> str:
-    where, parity = result['machine'], result['parity']
-    rows = {f'{result[side]}, tokens/s': [f'{value:,.0f}' for value in speed.values()]
-            for side, speed in result['tokens_per_second'].items()}
-    rows['ratio, pair by pair'] = [f'{value:.2f}' for value in result['ratio'].values()]
-    return '\n'.join([
-        f'{result["suite"]}: {len(result["pairs"])} pairs of {len(result["shapes"])} steps on '
-        f'{result["tokens_per_pair"]:,} real tokens ({result["fill"]:.0%} of the slots)',
-        f'{where["cpu"]}, {where["cpus"]} threads each, PyTorch {where["packages"]["torch"]}, '
-        f'JAX {where["packages"]["jax"]}; load average at the start {where["load_average"]}',
-        f'same model: loss within {parity["loss"]:.1e}, '
-        f'gradient norm within {parity["gradient_norm"]:.1e}',
-        f'{"":34}{"min":>10}{"median":>10}{"max":>10}',
-        *(f'{name:34}' + ''.join(f'{value:>10}' for value in values)
-          for name, values in rows.items())])
+    if values.output:
+        path = Path(values.output) / f'{values.suite}.json'
+        path.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+        print(f'written: {path}')
 
 
 if __name__ == '__main__':

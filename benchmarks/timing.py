@@ -1,6 +1,7 @@
-"""Timing two ways of doing the same work against each other, and where it was done."""
+"""Timing several ways of doing the same work against each other, and where it was done."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -9,34 +10,38 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from xformer.console import counting
 from xformer.train.folder import commit_of_code
 
-WARM_UP = 2  # pairs that are run but not counted
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
+WARM_UP = 2  # rounds that are run but not counted
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'transformers',
+            'sentence_transformers')
 
 
-def alternate(ours: Callable[[], None], peer: Callable[[], None], pairs: int) -> list[dict]:
-    """Run both in turn: [{'first', 'ours_seconds', 'peer_seconds'}, ...], one row a pair.
+def alternate(works: dict[str, Callable[[], None]], rounds: int,
+              title: str) -> list[dict[str, float]]:
+    """Run all in turn: the seconds of each, one row a round, in the order in which they ran.
 
-    Who goes first alternates, so that neither always finds the machine warm or throttled. A
-    function returns when its work is done, not merely dispatched.
+    Another one goes first in every round, so that none always finds the machine warm or
+    throttled. A function returns when its work is done, not merely dispatched.
     """
-    rows = []
-    for pair in range(WARM_UP + pairs):
-        seconds = {}
-        order = [('ours', ours), ('peer', peer)][::-1 if pair % 2 else 1]
-        for name, work in order:
-            start = time.perf_counter()
-            work()
-            seconds[name] = time.perf_counter() - start
-        rows.append({'first': order[0][0], 'ours_seconds': round(seconds['ours'], 5),
-                     'peer_seconds': round(seconds['peer'], 5)})
+    names, rows = list(works), []
+    with counting(title, (WARM_UP + rounds) * len(names)) as show:
+        for turn in range(WARM_UP + rounds):
+            first, seconds = turn % len(names), {}
+            for name in names[first:] + names[:first]:
+                start = time.perf_counter()
+                works[name]()
+                seconds[name] = round(time.perf_counter() - start, 6)
+                show(turn * len(names) + len(seconds))
+            rows.append(seconds)
     return rows[WARM_UP:]
 
 
-def spread(values: Iterable[float], digits: int) -> dict[str, float]:
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Least, median and greatest, to six significant digits."""
     values = list(values)
-    return {name: round(of(values), digits)
+    return {name: float(f'{of(values):.6g}')
             for name, of in (('min', min), ('median', statistics.median), ('max', max))}
 
 
@@ -54,7 +59,8 @@ def machine() -> dict:
         'platform': platform.platform(),
         'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
         'python': platform.python_version(),
-        'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'packages': {name: importlib.metadata.version(name) for name in PACKAGES
+                     if importlib.util.find_spec(name)},
         'commit': commit_of_code(),
     }
 

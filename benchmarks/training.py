@@ -1,0 +1,145 @@
+"""A training step of ours and the same one as one writes it in PyTorch, compared."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.parity import check_close
+from benchmarks.results import OURS, compared
+from benchmarks.timing import cpus
+from xformer.compiled import Compilations
+from xformer.config import Config, override, to_flat
+from xformer.models import build
+from xformer.train.optimizer import make_schedule
+from xformer.train.parallel import Parallel
+from xformer.train.step import make_steps
+
+Batch = dict[str, np.ndarray]
+MakePeer = Callable[[Config, dict, str], 'Peer']  # of our parameters, by the peer's name
+TOLERANCE = {'loss': 1e-5, 'gradient norm': 1e-4}  # relative
+TOLERANCE_BF16 = {'loss': 2e-3, 'gradient norm': 2e-2}  # the two round in different places
+
+
+class Ours:
+    """The training step as `xformer.train.loop` runs it."""
+
+    def __init__(self, config: Config):
+        parallel = Parallel(config)
+        init, train, _ = parallel.compile(make_steps(config, build(config)))
+        self.place, self.train = parallel.place, Compilations().wrap('train_step', train)
+        self.state = init()
+        self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        self.index = 0
+
+    def step(self, batch: Batch):
+        """(loss, gradient norm) of one more update."""
+        self.state, metrics = self.train(self.state, self.place(batch), np.int32(self.index))
+        self.index += 1
+        return metrics['loss'], metrics['grad_norm']
+
+
+class Peer:
+    """Any PyTorch model that `loss_of` takes to a loss: fused AdamW, clipping, our schedule.
+
+    With model.dtype=bfloat16 the loss is computed under autocast; `compiled` compiles it whole.
+    """
+
+    def __init__(self, config: Config, model: torch.nn.Module,
+                 loss_of: Callable[[torch.nn.Module, dict], torch.Tensor], compiled: bool = False):
+        torch.manual_seed(config.train.seed)
+        self.model, self.optim = model.train(), config.optim
+        self.loss_of = torch.compile(loss_of) if compiled else loss_of
+        self.autocast = config.model.dtype == 'bfloat16'
+        self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.rates = np.asarray(make_schedule(config)(jnp.arange(config.train.steps))).tolist()
+        optim, trained = config.optim, [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [{'params': [p for p in trained if p.ndim > 1], 'weight_decay': optim.weight_decay},
+             {'params': [p for p in trained if p.ndim < 2], 'weight_decay': 0.0}],
+            betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
+        self.index = 0
+
+    def step(self, batch: Batch):
+        """(loss, gradient norm) of one more update."""
+        batch = {name: torch.from_numpy(values) for name, values in batch.items()}
+        with torch.autocast('cpu', torch.bfloat16, enabled=self.autocast):
+            loss = self.loss_of(self.model, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(),
+                                              self.optim.clip_norm or math.inf)
+        for group in self.optimizer.param_groups:
+            group['lr'] = self.rates[min(self.index, len(self.rates) - 1)]
+        self.optimizer.step()
+        self.index += 1
+        return loss.detach(), norm
+
+
+def compare_steps(config: Config, make_peer: MakePeer, peers: Iterable[str],
+                  batches: list[Batch] | dict[str, list[Batch]], count: Callable[[Batch], int],
+                  unit: str, bar: float, rounds: int, title: str) -> dict:
+    """A case of `benchmarks.results`: every round each side makes an update on all its batches.
+
+    Batches are those of all, or of each side by name; `count` says what one of them is worth.
+    Raises RuntimeError unless, without dropout, all make the same two updates on a batch of ours.
+    """
+    torch.set_num_threads(cpus())
+    if not isinstance(batches, dict):
+        batches = dict.fromkeys([OURS, *peers], batches)
+    plain = without_dropout(config)
+    sides = both(plain, make_peer, peers)
+    differences = parity(sides, batches[OURS][:1] * 2, TOLERANCE_BF16 if (
+        config.model.dtype == 'bfloat16') else TOLERANCE)
+    if plain != config:
+        sides = both(config, make_peer, peers)
+
+    def work(side: str):
+        def steps() -> None:
+            for loss in [sides[side].step(batch)[0] for batch in batches[side]]:
+                float(loss)  # waits for it
+        return steps
+
+    amounts = {side: sum(map(count, batches[side])) for side in sides}
+    return {'config': to_flat(config), 'parity': differences} | compared(
+        {side: work(side) for side in sides}, amounts, unit, bar, rounds, title)
+
+
+def both(config: Config, make_peer: MakePeer, peers: Iterable[str]) -> dict:
+    """Ours and the peers by name, with the same weights and no update made."""
+    ours = Ours(config)
+    params = jax.device_get(ours.state.params)
+    return {OURS: ours} | {peer: make_peer(config, params, peer) for peer in peers}
+
+
+def parity(sides: dict, batches: list[Batch],
+           tolerance: dict[str, float] = TOLERANCE) -> dict[str, dict[str, float]]:
+    """By peer the largest relative difference of 'loss' and 'gradient norm' over updates.
+
+    The second update and later ones see the weights that the optimizers made. Raises
+    RuntimeError beyond the tolerance, or where the numbers of parameters differ.
+    """
+    ours, *_ = sides.values()
+    expected = [ours.step(batch) for batch in batches]
+    found = {}
+    for name, peer in sides.items():
+        if peer is ours:
+            continue
+        if ours.num_parameters != peer.num_parameters:
+            raise RuntimeError(f'ours has {ours.num_parameters} parameters, '
+                               f'{name} {peer.num_parameters}')
+        made = [peer.step(batch) for batch in batches]
+        found[name] = {what: max(check_close(f'{what} of {name}', float(a[index]),
+                                             float(b[index]), limit)
+                                 for a, b in zip(expected, made))
+                       for index, (what, limit) in enumerate(tolerance.items())}
+    return found
+
+
+def without_dropout(config: Config) -> Config:
+    """The same model as a deterministic function."""
+    return override(config, dict.fromkeys(
+        ('model.dropout', 'model.attention_dropout', 'model.activation_dropout'), 0.0))
