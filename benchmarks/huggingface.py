@@ -1,11 +1,11 @@
-"""Models of Hugging Face transformers that hold our weights: the one home of copying them.
+"""Models of Hugging Face transformers that hold our weights.
 
 Attention is PyTorch's scaled_dot_product_attention, dropout is in the same places as ours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from transformers import (
@@ -18,10 +18,10 @@ from transformers import (
     MarianMTModel,
 )
 
+from benchmarks.weights import State, copied_linear, copied_norm, load, unstacked
 from xformer.config import ModelConfig
 from xformer.nn.positions import sinusoidal
 
-State = dict[str, np.ndarray]
 Rename = Callable[[str, dict], State]  # (name of a block, its parameters) -> theirs
 
 ACTIVATIONS = {'gelu_tanh': 'gelu_pytorch_tanh'}  # theirs where the names differ
@@ -35,10 +35,10 @@ def gpt2(c: ModelConfig, params: dict) -> GPT2LMHeadModel:
         activation_function=ACTIVATIONS.get(c.activation, c.activation), embd_pdrop=c.dropout,
         resid_pdrop=c.dropout, attn_pdrop=c.attention_dropout, attn_implementation='sdpa',
         bos_token_id=c.bos_id, eos_token_id=None, pad_token_id=c.pad_id))
-    return _load(model, {
+    return load(model, {
         'transformer.wte.weight': params['embedding'], 'lm_head.weight': params['embedding'],
         'transformer.wpe.weight': params['input_embedding']['position_embedding'],
-        **_norm('transformer.ln_f', params['decoder']['final_norm']),
+        **copied_norm('transformer.ln_f', params['decoder']['final_norm']),
         **_layers('transformer.h', params['decoder'], _gpt2_block)})
 
 
@@ -51,25 +51,25 @@ def _gpt2_block(into: str, block: dict) -> State:
             'mlp.c_fc': feed_forward['up'], 'mlp.c_proj': feed_forward['down']}
     return {f'{into}.{name}.{theirs}': linear[ours] for name, linear in maps.items()
             for theirs, ours in (('weight', 'kernel'), ('bias', 'bias'))
-            } | _norm(f'{into}.ln_1', block['self_attention_norm']
-                      ) | _norm(f'{into}.ln_2', block['feed_forward_norm'])
+            } | copied_norm(f'{into}.ln_1', block['self_attention_norm']
+                      ) | copied_norm(f'{into}.ln_2', block['feed_forward_norm'])
 
 
 def bert(c: ModelConfig, params: dict) -> BertModel:
     """The encoder with segments and pooler; `params` are those of `xformer.models.Encoder`."""
-    return _load(BertModel(_bert_config(c)), _bert_encoder('', params))
+    return load(BertModel(_bert_config(c)), _bert_encoder('', params))
 
 
 def bert_for_pretraining(c: ModelConfig, params: dict) -> BertForPreTraining:
     """The encoder with both heads. It computes the logits of all tokens, masked or not."""
     table, bias = params['encoder']['embedding'], params['output_bias']
-    return _load(BertForPreTraining(_bert_config(c)), {
+    return load(BertForPreTraining(_bert_config(c)), {
         **_bert_encoder('bert.', params['encoder']),
-        **_linear('cls.predictions.transform.dense', params['transform']),
-        **_norm('cls.predictions.transform.LayerNorm', params['transform_norm']),
+        **copied_linear('cls.predictions.transform.dense', params['transform']),
+        **copied_norm('cls.predictions.transform.LayerNorm', params['transform_norm']),
         'cls.predictions.decoder.weight': table, 'cls.predictions.decoder.bias': bias,
         'cls.predictions.bias': bias,
-        **_linear('cls.seq_relationship', params['next_sentence_head'])})
+        **copied_linear('cls.seq_relationship', params['next_sentence_head'])})
 
 
 def _bert_config(c: ModelConfig) -> BertConfig:
@@ -86,21 +86,21 @@ def _bert_encoder(into: str, params: dict) -> State:
     return {f'{into}embeddings.word_embeddings.weight': params['embedding'],
             f'{into}embeddings.position_embeddings.weight': embedding['position_embedding'],
             f'{into}embeddings.token_type_embeddings.weight': embedding['segment_embedding'],
-            **_norm(f'{into}embeddings.LayerNorm', embedding['norm']),
+            **copied_norm(f'{into}embeddings.LayerNorm', embedding['norm']),
             **_layers(f'{into}encoder.layer', params['encoder'], _bert_block),
-            **_linear(f'{into}pooler.dense', params['pooler'])}
+            **copied_linear(f'{into}pooler.dense', params['pooler'])}
 
 
 def _bert_block(into: str, block: dict) -> State:
     attention, feed_forward = block['self_attention'], block['feed_forward']
-    return {**_linear(f'{into}.attention.self.query', attention['query']),
-            **_linear(f'{into}.attention.self.key', attention['key']),
-            **_linear(f'{into}.attention.self.value', attention['value']),
-            **_linear(f'{into}.attention.output.dense', attention['out']),
-            **_norm(f'{into}.attention.output.LayerNorm', block['self_attention_norm']),
-            **_linear(f'{into}.intermediate.dense', feed_forward['up']),
-            **_linear(f'{into}.output.dense', feed_forward['down']),
-            **_norm(f'{into}.output.LayerNorm', block['feed_forward_norm'])}
+    return {**copied_linear(f'{into}.attention.self.query', attention['query']),
+            **copied_linear(f'{into}.attention.self.key', attention['key']),
+            **copied_linear(f'{into}.attention.self.value', attention['value']),
+            **copied_linear(f'{into}.attention.output.dense', attention['out']),
+            **copied_norm(f'{into}.attention.output.LayerNorm', block['self_attention_norm']),
+            **copied_linear(f'{into}.intermediate.dense', feed_forward['up']),
+            **copied_linear(f'{into}.output.dense', feed_forward['down']),
+            **copied_norm(f'{into}.output.LayerNorm', block['feed_forward_norm'])}
 
 
 def marian(c: ModelConfig, params: dict) -> MarianMTModel:
@@ -119,8 +119,8 @@ def marian(c: ModelConfig, params: dict) -> MarianMTModel:
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = c.norm_epsilon
     table = params['embedding']
-    positions = np.asarray(sinusoidal(jax.numpy.arange(c.max_length), c.d_model))
-    return _load(model, {
+    positions = np.asarray(sinusoidal(jnp.arange(c.max_length), c.d_model))
+    return load(model, {
         'model.shared.weight': table, 'lm_head.weight': table,
         'final_logits_bias': np.zeros((1, c.vocab_size), np.float32),
         **{f'model.{side}.{name}.weight': value for side in ('encoder', 'decoder')
@@ -131,21 +131,15 @@ def marian(c: ModelConfig, params: dict) -> MarianMTModel:
 
 def _marian_block(into: str, block: dict) -> State:
     theirs = {'self_attention': 'self_attn', 'cross_attention': 'encoder_attn'}
-    state = {**_linear(f'{into}.fc1', block['feed_forward']['up']),
-             **_linear(f'{into}.fc2', block['feed_forward']['down']),
-             **_norm(f'{into}.final_layer_norm', block['feed_forward_norm'])}
+    state = {**copied_linear(f'{into}.fc1', block['feed_forward']['up']),
+             **copied_linear(f'{into}.fc2', block['feed_forward']['down']),
+             **copied_norm(f'{into}.final_layer_norm', block['feed_forward_norm'])}
     for name in theirs.keys() & block.keys():
-        state |= _norm(f'{into}.{theirs[name]}_layer_norm', block[f'{name}_norm'])
+        state |= copied_norm(f'{into}.{theirs[name]}_layer_norm', block[f'{name}_norm'])
         for ours, projection in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj'),
                                  ('out', 'out_proj')):
-            state |= _linear(f'{into}.{theirs[name]}.{projection}', block[name][ours])
+            state |= copied_linear(f'{into}.{theirs[name]}.{projection}', block[name][ours])
     return state
-
-
-def unstacked(stack: dict) -> Iterator[dict]:
-    """The parameters of a stack of ours, block by block."""
-    for index in range(len(jax.tree.leaves(stack['layers'])[0])):
-        yield jax.tree.map(lambda leaf, i=index: leaf[i], stack['layers'])
 
 
 def _layers(into: str, stack: dict, rename: Rename) -> State:
@@ -153,17 +147,3 @@ def _layers(into: str, stack: dict, rename: Rename) -> State:
     for index, block in enumerate(unstacked(stack)):
         state |= rename(f'{into}.{index}', block)
     return state
-
-
-def _linear(into: str, linear: dict) -> State:
-    return {f'{into}.weight': linear['kernel'].T, f'{into}.bias': linear['bias']}
-
-
-def _norm(into: str, norm: dict) -> State:
-    return {f'{into}.weight': norm['scale'], f'{into}.bias': norm['bias']}
-
-
-def _load(model: torch.nn.Module, state: State) -> torch.nn.Module:
-    """Every weight must find its place, and every place its weight."""
-    model.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in state.items()})
-    return model

@@ -1,4 +1,4 @@
-"""Suite train-gpt: the training step of small character language models (nanoGPT's two settings)."""
+"""Suite train-gpt: the training step of small character language models (nanoGPT's settings)."""
 
 from collections.abc import Iterable
 

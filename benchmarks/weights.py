@@ -1,0 +1,31 @@
+"""Our parameters under the names and in the layouts of PyTorch's modules."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import torch
+
+State = dict[str, np.ndarray]
+
+
+def unstacked(stack: dict) -> Iterator[dict]:
+    """The parameters of a stack of ours, block by block."""
+    for index in range(len(jax.tree.leaves(stack['layers'])[0])):
+        yield jax.tree.map(lambda leaf, i=index: leaf[i], stack['layers'])
+
+
+def copied_linear(into: str, linear: dict) -> State:
+    """For torch.nn.Linear, whose weight is [out, in]."""
+    return {f'{into}.weight': linear['kernel'].T, f'{into}.bias': linear['bias']}
+
+
+def copied_norm(into: str, norm: dict) -> State:
+    """For torch.nn.LayerNorm."""
+    return {f'{into}.weight': norm['scale'], f'{into}.bias': norm['bias']}
+
+
+def load(model: torch.nn.Module, state: State) -> torch.nn.Module:
+    """The model with these weights; every weight finds its place, and every place its weight."""
+    model.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in state.items()})
+    return model
