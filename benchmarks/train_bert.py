@@ -56,8 +56,8 @@ def random_batches(rows: int, length: int, vocab_size: int, number: int = BATCHE
 
 def make_peer(config: Config, params: dict, peer: str) -> Peer:
     """transformers' BertForPreTraining with our weights, eager or compiled."""
-    return Peer(config, bert_for_pretraining(config.model, params), loss_of,
-                compiled=peer == 'compile')
+    loss = torch.compile(loss_of) if peer == 'compile' else loss_of
+    return Peer(config, bert_for_pretraining(config.model, params), loss)
 
 
 def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -54,7 +54,8 @@ def random_batches(context: int, rows: int, number: int = BATCHES) -> list[Batch
 
 def make_peer(config: Config, params: dict, peer: str) -> Peer:
     """transformers' GPT-2 with our weights, eager or compiled."""
-    return Peer(config, gpt2(config.model, params), loss_of, compiled=peer == 'compile')
+    loss = torch.compile(loss_of) if peer == 'compile' else loss_of
+    return Peer(config, gpt2(config.model, params), loss)
 
 
 def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -19,6 +19,7 @@ from xformer.train.parallel import Parallel
 from xformer.train.step import make_steps
 
 Batch = dict[str, np.ndarray]
+LossOf = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 MakePeer = Callable[[Config, dict, str], 'Peer']  # of our parameters, by the peer's name
 TOLERANCE = {'loss': 1e-5, 'gradient norm': 1e-4}  # relative
 TOLERANCE_BF16 = {'loss': 2e-3, 'gradient norm': 2e-2}  # the two round in different places
@@ -45,14 +46,12 @@ class Ours:
 class Peer:
     """Any PyTorch model that `loss_of` takes to a loss: fused AdamW, clipping, our schedule.
 
-    With model.dtype=bfloat16 the loss is computed under autocast; `compiled` compiles it whole.
+    With model.dtype=bfloat16 the loss is computed under autocast.
     """
 
-    def __init__(self, config: Config, model: torch.nn.Module,
-                 loss_of: Callable[[torch.nn.Module, dict], torch.Tensor], compiled: bool = False):
+    def __init__(self, config: Config, model: torch.nn.Module, loss_of: LossOf):
         torch.manual_seed(config.train.seed)
-        self.model, self.optim = model.train(), config.optim
-        self.loss_of = torch.compile(loss_of) if compiled else loss_of
+        self.model, self.loss_of, self.optim = model.train(), loss_of, config.optim
         self.autocast = config.model.dtype == 'bfloat16'
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.rates = np.asarray(make_schedule(config)(jnp.arange(config.train.steps))).tolist()
