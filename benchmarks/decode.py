@@ -86,14 +86,14 @@ def compare_search(config: Config, batch: int, peers: Iterable[str], bar: float,
     prefill = [{side: row[side, 1] for side in writers} for row in seconds]
     rest = [{side: row[side, NEW] - row[side, 1] for side in writers} for row in seconds]
     tokens = dict.fromkeys(writers, batch * (NEW - 1))
-    cases = {title: found | case(rest, tokens, 'tokens', bar),
+    cases = {title: found | case(rest, tokens, 'tokens/s', bar),
              f'{title}, prefill': case(prefill, dict.fromkeys(writers, batch * PROMPT),
-                                       'prompt tokens', None)}
+                                       'prompt tokens/s', None)}
     if ('roofline', NEW) in works:
         cases['roofline'] = case(
             [{OURS: own[OURS], 'matrix-vector products': row['roofline', NEW]}
              for own, row in zip(rest, seconds)],
-            {OURS: NEW - 1, 'matrix-vector products': NEW}, 'tokens', ROOFLINE_BAR)
+            {OURS: NEW - 1, 'matrix-vector products': NEW}, 'tokens/s', ROOFLINE_BAR)
     return cases
 
 

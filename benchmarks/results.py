@@ -5,9 +5,8 @@ A case compares, or it measures by itself:
     {'unit', 'bar', 'speed': {side: spread}, 'ratio': {peer: spread}, 'rounds': [{side: seconds}]}
     {'unit', 'limit', 'value': spread}
 
-`unit` is what there is more of per second the faster a side is (or, measured by itself, what the
-value counts); a ratio is ours ÷ the peer's within one round, so above 1 where we are faster. `bar`
-is the least median ratio to the fastest peer, `limit` the greatest median value; None asks nothing.
+A ratio is our speed ÷ the peer's within one round, so above 1 where we are faster. `bar` is the
+least median ratio to the fastest peer, `limit` the greatest median value; None asks nothing.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ def compared(works: dict[str, Callable[[], None]], amounts: float | dict[str, fl
              bar: float | None, rounds: int, title: str) -> dict:
     """A case in which OURS and the peers, each a function that does its work, take turns.
 
-    `amounts` is how much of the unit the work is, for all or for each side.
+    `amounts` is the work of a round, for all or for each side, in what `unit` counts per second.
     """
     if not isinstance(amounts, dict):
         amounts = dict.fromkeys(works, amounts)
@@ -32,7 +31,7 @@ def case(rounds: list[dict[str, float]], amounts: dict[str, float], unit: str,
          bar: float | None) -> dict:
     """The case that these seconds of each side, a row a round, make."""
     speeds = {side: [amount / row[side] for row in rounds] for side, amount in amounts.items()}
-    return {'unit': f'{unit}/s', 'bar': bar,
+    return {'unit': unit, 'bar': bar,
             'speed': {side: spread(values) for side, values in speeds.items()},
             'ratio': {peer: spread(ours / theirs for ours, theirs in zip(speeds[OURS], values))
                       for peer, values in speeds.items() if peer != OURS},
@@ -66,20 +65,22 @@ def table(result: dict) -> str:
     peers = [f'{name} {packages[name]}' for name in ('jax', 'torch', 'transformers')
              if name in packages]
     lines = [f'{result["suite"]}: {where["cpu"]}, {where["cpus"]} threads a side, '
-             f'{", ".join(peers)}; load average at the start {where["load_average"]}']
+             f'{", ".join(peers)}; load average at the start {where["load_average"]}',
+             _row('', ('min', 'median', 'max'))]
     for name, case in result['cases'].items():
-        lines += ['', _row(name, ('min', 'median', 'max')), *_rows(case)]
+        lines += _rows(name, case)
         lines += [f'  same results: {peer}: {_within(differences)}'
                   for peer, differences in case.get('parity', {}).items()]
     return '\n'.join(lines)
 
 
-def _rows(case: dict) -> list[str]:
+def _rows(name: str, case: dict) -> list[str]:
     if 'value' in case:
-        return [_row(f'  {case["unit"]}', _numbers(case['value']), verdict(case))]
+        return [_row(f'{name}, {case["unit"]}', _numbers(case['value']), verdict(case))]
     decides = fastest_peer(case)
-    return [_row(f'  {side}, {case["unit"]}', _numbers(speed))
-            for side, speed in case['speed'].items()] + [
+    return ['', name] + [
+        _row(f'  {side}, {case["unit"]}', _numbers(speed))
+        for side, speed in case['speed'].items()] + [
         _row(f'  ratio to {peer}', _numbers(ratio), verdict(case) if peer == decides else '')
         for peer, ratio in case['ratio'].items()]
 
@@ -89,7 +90,7 @@ def _numbers(spread: dict[str, float]) -> list[str]:
 
 
 def _row(name: str, values, remark: str = '') -> str:
-    return (f'{name:<40}' + ''.join(f'{value:>10}' for value in values) + f'   {remark}').rstrip()
+    return (f'{name:<44}' + ''.join(f'{value:>10}' for value in values) + f'   {remark}').rstrip()
 
 
 def _within(differences: dict[str, float]) -> str:

@@ -24,7 +24,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     batches = random_batches(ROWS, LENGTH, VOCAB_SIZE)
     return {'BERT-mini': compare_steps(
         bert_config(VOCAB_SIZE), make_peer, peers, batches,
-        lambda batch: int(batch['lengths_B'].sum()), 'tokens', BAR, repeats, 'BERT-mini')}
+        lambda batch: int(batch['lengths_B'].sum()), 'tokens/s', BAR, repeats, 'BERT-mini')}
 
 
 def bert_config(vocab_size: int) -> Config:

@@ -36,7 +36,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     config = override(g2p_quickstart.CONFIG, {'model.vocab_size': VOCAB_SIZE})
     random = np.random.default_rng(config.train.seed)
     batches = [random_batch(random, shape, VOCAB_SIZE) for shape in SHAPES]
-    return {'quickstart': compare_steps(config, make_peer, peers, batches, real_tokens, 'tokens',
+    return {'quickstart': compare_steps(config, make_peer, peers, batches, real_tokens, 'tokens/s',
                                         BAR, repeats, 'quickstart')}
 
 

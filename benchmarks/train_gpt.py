@@ -24,7 +24,7 @@ def measure(repeats: int, peers: Iterable[str], dtype: str = 'float32') -> dict:
     """The cases of the suite by size. Raises RuntimeError if the two sides are not the same."""
     return {title: compare_steps(
         gpt_config(*size[:4], dtype), make_peer, peers, random_batches(*size[3:]),
-        lambda batch: batch['labels_BT'].size, 'tokens', BAR, repeats, title)
+        lambda batch: batch['labels_BT'].size, 'tokens/s', BAR, repeats, title)
         for title, size in SIZES.items()}
 
 

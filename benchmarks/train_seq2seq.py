@@ -47,7 +47,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     title = f'3 + 3 layers, 256 wide, {budget} slots'
     return {title: {'fill': fill} | compare_steps(
         CONFIG, make_peer, peers, batches, lambda batch: int(batch['target_lengths_B'].sum()),
-        'target tokens', BAR, repeats, title)}
+        'target tokens/s', BAR, repeats, title)}
 
 
 def multi30k() -> Pairs:
