@@ -35,6 +35,13 @@ SUITES = {
     'train-bert': Suite(TORCH),
     'train-seq2seq': Suite(TORCH),
     'train-g2p': Suite(('eager', 'eager-math'), needs=('torch',), repeats=20),
+    'decode': Suite(TORCH, repeats=5),
+    'embed': Suite(('batch-32', 'batch-128'),
+                   needs=('torch', 'transformers', 'sentence_transformers'), repeats=5),
+    'quality-time': Suite(TORCH, repeats=3),
+    'long': Suite(('sdpa',), needs=('torch',), repeats=3),
+    'start': Suite((), needs=(), repeats=5),
+    'data': Suite((), needs=(), repeats=3),
 }
 
 

@@ -1,0 +1,53 @@
+"""Our commands as users run them, each in a process of its own, and how long they take."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from xformer.config import UserError
+from xformer.train.telemetry import read_rows
+
+
+def finished(arguments: list[str], environment: dict[str, str] | None = None,
+             code: int = 0) -> tuple[str, float]:
+    """(standard output, seconds) of `python -m ...`.
+
+    With another exit code than `code` raises what the command said: UserError for a mistake of
+    the user's, else RuntimeError.
+    """
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, '-m', *arguments], capture_output=True, text=True,
+                          env=os.environ | (environment or {}))
+    seconds = time.perf_counter() - start
+    if done.returncode == 2 != code:
+        raise UserError(done.stderr.strip().splitlines()[-1])
+    if done.returncode != code:
+        raise RuntimeError(f'{" ".join(arguments)}: exit code {done.returncode}: '
+                           f'{done.stderr[-2000:]}')
+    return done.stdout, round(seconds, 3)
+
+
+def short_run(steps: int, log_every: int) -> dict:
+    """Changes to any experiment, for some steps with an evaluation and a checkpoint at the end."""
+    return {'train.steps': steps, 'train.log_every': log_every, 'train.eval_every': steps,
+            'train.save_every': steps, 'optim.warmup_steps': 1}
+
+
+def trained(experiment: str, folder: Path, changes: dict, cache: Path | None = None) -> list[dict]:
+    """Train in a new `folder`: the rows of timing.jsonl, each with 'since_start', the seconds
+    since the process was started.
+
+    `cache` becomes XFORMER_CACHE.
+    """
+    flags = [f'--config.{name}={value}' for name, value in changes.items()]
+    start = time.time()
+    finished(['experiments.train', f'--config={experiment}', f'--workdir={folder}', *flags],
+             {'XFORMER_CACHE': str(cache)} if cache else None)
+    rows = read_rows(folder / 'timing.jsonl')
+    clock = rows[0]['unix_time'] - start
+    for row in rows:
+        clock += row['seconds'] if 'event' not in row else 0
+        row['since_start'] = round(clock, 3)
+    return [row for row in rows if 'event' not in row]
