@@ -1,7 +1,7 @@
 # make quickstart   from a clone to a trained model, measured, with a report
 # make smoke        every experiment that runs here, for some seconds: trained and measured
 # make test         lint and the whole test-suite; another interpreter: make test PYTHON=python3.13
-# make bench        train-step speed against PyTorch, side by side
+# make bench        the quickstart's training step against PyTorch, side by side
 # Each makes its own environment first if it is missing. Needs only git, make and python3 >= 3.11.
 
 PYTHON ?= python3
@@ -34,8 +34,7 @@ lint: $(VENV)/ready
 	@$(RUN) -m ruff check .
 
 bench: $(VENV)/bench-ready
-	@$(RUN) -m benchmarks.run --suite=train-seq2seq --peer=eager
-	@$(RUN) -m benchmarks.run --suite=train-seq2seq --peer=eager-math
+	@$(RUN) -m benchmarks.run --suite=train-g2p
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

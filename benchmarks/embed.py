@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer, models
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
@@ -108,6 +109,6 @@ def sentence_transformer(config: Config, params: dict, folder: Path) -> Sentence
     disable_progress_bar()
     bert(config.model, params).save_pretrained(folder / 'bert')
     BertTokenizerFast(vocab=str(folder / 'vocab.txt')).save_pretrained(folder / 'bert')
-    transformer = models.Transformer(str(folder / 'bert'), max_seq_length=LONGEST)
-    pooling = models.Pooling(config.model.d_model, pooling_mode='mean')
+    transformer = Transformer(str(folder / 'bert'), max_seq_length=LONGEST)
+    pooling = Pooling(config.model.d_model, pooling_mode='mean')
     return SentenceTransformer(modules=[transformer, pooling], device='cpu')

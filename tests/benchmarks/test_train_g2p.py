@@ -1,23 +1,17 @@
-"""The benchmark compares equals, counts what it says, and answers mistakes in one sentence."""
+"""Both sides of train-g2p compute and drop the same, and its result is what its rounds say."""
 
 import functools
-import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import timing
 from xformer.config import Config, override
 from xformer.models import build, init_params
 from xformer.nn import layers
 from xformer.train.step import make_steps
 
-ROOT = Path(__file__).parents[2]
 BASE = override(Config(), {
     'model.num_encoder_layers': 1, 'model.num_decoder_layers': 1, 'model.d_model': 16,
     'model.num_heads': 2, 'model.d_ff': 24, 'model.vocab_size': 11, 'model.max_length': 8,
@@ -32,8 +26,14 @@ VARIANTS = [{'model.norm_position': 'pre'},
 def suite():
     torch = pytest.importorskip('torch', reason='the peer needs PyTorch: the extra `parity`')
     torch.set_num_threads(1)
-    from benchmarks import train_seq2seq
-    return train_seq2seq
+    from benchmarks import train_g2p
+    return train_g2p
+
+
+@pytest.fixture
+def training(suite):
+    from benchmarks import training
+    return training
 
 
 @pytest.fixture
@@ -51,24 +51,27 @@ def weights(config: Config) -> dict:
 
 
 def two_peers(suite, config: Config, other: Config):
-    return suite.Peer(config, weights(config)), suite.Peer(other, weights(other))
+    return {'xformer': suite.make_peer(config, weights(config), 'eager'),
+            'eager': suite.make_peer(other, weights(other), 'eager')}
 
 
 @pytest.mark.parametrize('changes', VARIANTS)
-def test_both_sides_compute_the_same_updates(suite, batch, changes):
-    config = suite.without_dropout(override(BASE, changes))
-    worst = suite.parity(*suite.both(config), [batch] * 4)
-    assert worst.keys() == suite.TOLERANCE.keys()
+def test_both_sides_compute_the_same_updates(suite, training, batch, changes):
+    config = training.without_dropout(override(BASE, changes))
+    sides = training.both(config, suite.make_peer, suite.KERNELS)
+    found = training.parity(sides, [batch] * 4)
+    assert {peer: differences.keys() for peer, differences in found.items()} == dict.fromkeys(
+        suite.KERNELS, training.TOLERANCE.keys())
 
 
 @pytest.mark.parametrize('changes', [
     {'optim.label_smoothing': 0.2}, {'optim.weight_decay': 0.0}, {'optim.beta2': 0.9},
     {'optim.peak_learning_rate': 2e-2}, {'optim.clip_norm': 0.2}, {'model.num_heads': 4},
     {'model.d_ff': 25}, {'model.norm_position': 'post'}])
-def test_any_difference_is_noticed(suite, batch, changes):
-    config = suite.without_dropout(override(BASE, VARIANTS[0]))
+def test_any_difference_is_noticed(suite, training, batch, changes):
+    config = training.without_dropout(override(BASE, VARIANTS[0]))
     with pytest.raises(RuntimeError, match='differs|parameters'):
-        suite.parity(*two_peers(suite, config, override(config, changes)), [batch] * 4)
+        training.parity(two_peers(suite, config, override(config, changes)), [batch] * 4)
 
 
 @pytest.mark.parametrize('changes', VARIANTS)
@@ -88,7 +91,7 @@ def test_both_sides_drop_the_same_places_at_the_same_rates(suite, batch, monkeyp
         theirs.append((p, (*q.shape[:3], k.shape[2])))
         return real(q, k, v, mask, p, causal)
 
-    peer = suite.Peer(config, weights(config))
+    peer = suite.make_peer(config, weights(config), 'eager')
     monkeypatch.setattr(layers, 'dropout_factors', jax_factors)
     monkeypatch.setattr(suite.F, 'dropout', torch_dropout)
     monkeypatch.setattr(suite.F, 'scaled_dot_product_attention', torch_attention)
@@ -112,53 +115,16 @@ def test_random_batches_look_like_real_ones(suite):
     assert real / slots == pytest.approx(0.87, abs=0.01)
 
 
-def test_turns_alternate_and_each_is_timed(monkeypatch):
-    clock, called = itertools.count(), []
-    monkeypatch.setattr(timing.time, 'perf_counter', lambda: next(clock))
-
-    def work(name, ticks):
-        def run():
-            called.append(name)
-            for _ in range(ticks):
-                next(clock)
-        return run
-
-    rows = timing.alternate(work('ours', 1), work('peer', 4), 3)
-    assert [row['first'] for row in rows] == ['ours', 'peer', 'ours']
-    assert all((row['ours_seconds'], row['peer_seconds']) == (2, 5) for row in rows)
-    assert called == ['ours', 'peer', 'peer', 'ours'] * 2 + ['ours', 'peer']
-
-
-def test_the_result_can_be_recomputed_from_its_pairs(suite, monkeypatch):
+def test_the_result_can_be_recomputed_from_its_rounds(suite, training, monkeypatch):
     quick = override(BASE, {'model.max_length': 16, 'train.steps': 100})
     monkeypatch.setattr(suite.g2p_quickstart, 'CONFIG', quick)
-    monkeypatch.setattr(suite, 'cpus', lambda: 1)
-    monkeypatch.setattr(suite, 'both', lambda config, *_: two_peers(suite, config, config))
-    result = json.loads(json.dumps(suite.measure(3)))
-    ratios = sorted(row['peer_seconds'] / row['ours_seconds'] for row in result['pairs'])
-    assert list(result['ratio'].values()) == pytest.approx(ratios, abs=1e-3)
-    fastest = min(row['ours_seconds'] for row in result['pairs'])
-    assert result['tokens_per_second']['ours']['max'] == pytest.approx(
-        result['tokens_per_pair'] / fastest, abs=1)
-    assert result['machine']['packages']['torch'] and result['machine']['cpus'] >= 1
-
-
-@pytest.mark.parametrize('arguments, code, said', [
-    (['--help'], 0, '--repeats'), (['--repeats=0'], 2, 'repeats'),
-    (['--repeat=3'], 2, "'repeats'"), (['--suite=train'], 2, 'train-seq2seq'),
-    (['--output=x.txt'], 2, '.json'), (['3'], 2, "'3'")])
-def test_mistakes_are_answered_at_once(arguments, code, said):
-    _answers([sys.executable, '-m', 'benchmarks.run', *arguments], code, said)
-
-
-def test_an_absent_peer_names_the_extra_to_install():
-    program = ('import sys; sys.modules["torch"] = None; from experiments import cli; '
-               'from benchmarks import run; sys.argv = ["run"]; cli.call(run.main)')
-    _answers([sys.executable, '-c', program], 2, "pip install 'xformer[parity]'")
-
-
-def _answers(command, code, said):
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code
-    assert said in (done.stderr if code else done.stdout)
-    assert len(done.stderr.splitlines()) == (1 if code else 0)
+    monkeypatch.setattr(training, 'cpus', lambda: 1)
+    monkeypatch.setattr(training, 'both', lambda config, *_: two_peers(suite, config, config))
+    [result] = json.loads(json.dumps(suite.measure(3, ['eager']))).values()
+    ratios = sorted(row['eager'] / row['xformer'] for row in result['rounds'])
+    assert list(result['ratio']['eager'].values()) == pytest.approx(ratios, rel=1e-5)
+    fastest = min(row['xformer'] for row in result['rounds'])
+    real = result['amounts']['xformer']
+    slots = sum(rows * (S + T) for rows, S, T in suite.SHAPES)
+    assert real == pytest.approx(0.87 * slots, rel=0.02)
+    assert result['speed']['xformer']['max'] == pytest.approx(real / fastest, rel=1e-5)
