@@ -17,6 +17,7 @@ from xformer.console import counting, say
 from xformer.data.objectives import make_objective
 from xformer.data.pipeline import prepare
 from xformer.data.plan import make_plan
+from xformer.data.sources.datasets import cache_folder
 from xformer.train.loop import resolve
 
 EXPERIMENTS = ('g2p_quickstart', 'lm_shakespeare_char', 'translate_multi30k')
@@ -60,7 +61,8 @@ def batches_per_second(experiment: str) -> float:
 def waiting_share(experiment: str) -> float:
     """Seconds waited for batches ÷ seconds of training, but for compiling, in a short run."""
     with tempfile.TemporaryDirectory(prefix='data-') as folder:
-        rows = trained(experiment, Path(folder) / 'run', short_run(STEPS, log_every=100))
+        rows = trained(experiment, Path(folder) / 'run', short_run(STEPS, log_every=100),
+                       cache_folder())
     waited, seconds, compiling = (sum(row[name] for row in rows) for name in (
         'data_wait_seconds', 'seconds', 'compile_seconds'))
     return round(waited / (seconds - compiling), 5)

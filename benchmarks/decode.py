@@ -16,7 +16,7 @@ import torch
 from transformers import CompileConfig
 
 from benchmarks.huggingface import gpt2, marian
-from benchmarks.parity import check_same
+from benchmarks.parity import announce, check_same
 from benchmarks.results import OURS, case
 from benchmarks.timing import alternate, cpus
 from xformer.compiled import Compilations
@@ -66,6 +66,7 @@ def seq2seq_config() -> Config:
 def compare_search(config: Config, batch: int, peers: Iterable[str], bar: float, rounds: int,
                    title: str) -> dict:
     """The cases of one model: decoding, its prefill and, of one large GPT's row, its roofline."""
+    announce(title)
     decoder = config.model.family == 'decoder'
     params = init_params(build(config), jax.random.key(config.train.seed))
     ids_BP = np.random.default_rng(0).integers(3, VOCAB_SIZE, (batch, PROMPT))

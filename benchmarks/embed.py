@@ -18,7 +18,7 @@ from transformers import BertTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.huggingface import bert
-from benchmarks.parity import check_close
+from benchmarks.parity import announce, check_close
 from benchmarks.results import OURS, compared
 from benchmarks.timing import cpus
 from xformer.compiled import Compilations
@@ -63,6 +63,7 @@ def sentences(number: int, vocab_size: int) -> list[str]:
 def compare_vectors(config: Config, texts: list[str], peers: Iterable[str], rounds: int,
                     folder: Path) -> dict:
     """The case of these texts; `folder` receives the vocabulary and the peer's model."""
+    announce(title := f'{len(texts):,} sentences')
     vocabulary = folder / 'vocab.txt'
     vocabulary.write_text('\n'.join(
         [*NAMES, *(f'w{word}' for word in range(len(NAMES), config.model.vocab_size))]) + '\n')
@@ -76,7 +77,7 @@ def compare_vectors(config: Config, texts: list[str], peers: Iterable[str], roun
     differences = {peer: {'vectors': check_close(f'vectors of {peer}', expected_ND,
                                                  encoders[peer](), TOLERANCE)} for peer in peers}
     return {'config': to_flat(config), 'parity': differences} | compared(
-        encoders, len(texts), 'sentences/s', BAR, rounds, f'{len(texts):,} sentences')
+        encoders, len(texts), 'sentences/s', BAR, rounds, title)
 
 
 class Kept(Compilations):

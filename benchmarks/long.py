@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.parity import check_close
+from benchmarks.parity import announce, check_close
 from benchmarks.prepare_memory import private_mb, watched
 from benchmarks.results import OURS, compared, measured
 from benchmarks.timing import cpus
@@ -59,6 +59,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
 
 def compare_attention(length: int, peers: Iterable[str], rounds: int, title: str) -> dict:
     """The case of one length."""
+    announce(title)
     works = {OURS: ours(length)[0]} | {peer: sdpa(length) for peer in peers}
     expected = works[OURS]()
     names = ('output', 'query gradient', 'key gradient', 'value gradient')

@@ -2,6 +2,13 @@
 
 import numpy as np
 
+from xformer.console import say
+
+
+def announce(title: str) -> None:
+    """Tell who waits what is done first; most of the time goes to compiling."""
+    say(f'{title}: checking that all sides compute the same')
+
 
 def check_close(what: str, ours, theirs, limit: float) -> float:
     """The largest difference relative to the peer's largest magnitude.

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from xformer.config import UserError
+from xformer.data.sources.datasets import cache_folder
 from xformer.train.telemetry import read_rows
 
 
@@ -29,22 +30,27 @@ def finished(arguments: list[str], environment: dict[str, str] | None = None,
     return done.stdout, round(seconds, 3)
 
 
+def uncompiled_cache(folder: Path) -> Path:
+    """`folder` made a cache that has all data of the user's own, and nothing compiled."""
+    folder.mkdir()
+    for part in ('stores', 'data'):
+        (folder / part).symlink_to(cache_folder().resolve() / part)
+    return folder
+
+
 def short_run(steps: int, log_every: int) -> dict:
     """Changes to any experiment, for some steps with an evaluation and a checkpoint at the end."""
     return {'train.steps': steps, 'train.log_every': log_every, 'train.eval_every': steps,
             'train.save_every': steps, 'optim.warmup_steps': 1}
 
 
-def trained(experiment: str, folder: Path, changes: dict, cache: Path | None = None) -> list[dict]:
-    """Train in a new `folder`: the rows of timing.jsonl, each with 'since_start', the seconds
-    since the process was started.
-
-    `cache` becomes XFORMER_CACHE.
-    """
+def trained(experiment: str, folder: Path, changes: dict, cache: Path) -> list[dict]:
+    """Train in a new `folder` with XFORMER_CACHE=`cache`: the rows of timing.jsonl, each with
+    'since_start', the seconds since the process was started."""
     flags = [f'--config.{name}={value}' for name, value in changes.items()]
     start = time.time()
     finished(['experiments.train', f'--config={experiment}', f'--workdir={folder}', *flags],
-             {'XFORMER_CACHE': str(cache)} if cache else None)
+             {'XFORMER_CACHE': str(cache)})
     rows = read_rows(folder / 'timing.jsonl')
     clock = rows[0]['unix_time'] - start
     for row in rows:

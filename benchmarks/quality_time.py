@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes import finished, trained
+from benchmarks.processes import finished, trained, uncompiled_cache
 from benchmarks.results import OURS, case
 from experiments import configs
 from xformer.config import Config, override, to_flat
@@ -39,8 +39,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
             seconds, first = {}, turn % len(sides)
             for side in sides[first:] + sides[:first]:
                 where = Path(folder) / f'{side}-{turn}'
-                seconds[side] = ours(where, Path(folder)) if side == OURS else theirs(
-                    config, where, Path(folder), side)
+                seconds[side] = ours(where) if side == OURS else theirs(config, where, side)
                 show(turn * len(sides) + len(seconds))
             rounds.append(seconds)
     return {f'loss {LOSS} of {EXPERIMENT}': {'config': to_flat(config)} | case(
@@ -55,9 +54,10 @@ def prepared(config: Config, folder: Path) -> Config:
     return resolve(config, corpus)
 
 
-def ours(workdir: Path, folder: Path) -> float:
+def ours(workdir: Path) -> float:
     """Seconds of `experiments.train`, with nothing compiled before."""
-    rows = trained(EXPERIMENT, workdir, CHANGES | {'train.log_every': EVERY})
+    rows = trained(EXPERIMENT, workdir, CHANGES | {'train.log_every': EVERY},
+                   uncompiled_cache(workdir.with_suffix('.cache')))
     losses = {row['step']: row['dev/loss'] for row in read_rows(workdir / 'metrics.jsonl')
               if 'dev/loss' in row}
     for row in rows:
@@ -66,9 +66,9 @@ def ours(workdir: Path, folder: Path) -> float:
     raise RuntimeError(f'ours ends at a loss of {losses[max(losses)]:.3f}, above {LOSS}')
 
 
-def theirs(config: Config, workdir: Path, folder: Path, peer: str) -> float:
+def theirs(config: Config, workdir: Path, peer: str) -> float:
     """Seconds of the PyTorch script, with nothing compiled before."""
-    recipe = folder / 'recipe.json'
+    recipe = workdir.with_name('recipe.json')  # beside the ids
     recipe.write_text(json.dumps(to_flat(config) | {'loss': LOSS, 'compile': peer == 'compile'}))
     return finished(['benchmarks.quality_time_peer', str(recipe)],
                     {'TORCHINDUCTOR_CACHE_DIR': str(workdir)})[1]

@@ -4,14 +4,15 @@ The first step is from the start of the process on, on data that are prepared; c
 compiled, and warm, a run before has left its compiled programs.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.processes import finished, short_run, trained
+from benchmarks.processes import finished, short_run, trained, uncompiled_cache
 from benchmarks.results import measured
-from xformer.console import counting
+from experiments import configs
+from xformer.console import counting, say
+from xformer.data.pipeline import prepare
 
 EXPERIMENT = 'g2p_quickstart'
 LIMITS = {'flag error': 0.3, '--help': 0.3, 'first step, cold': None, 'first step, warm': 5.0}
@@ -20,21 +21,17 @@ LIMITS = {'flag error': 0.3, '--help': 0.3, 'first step, cold': None, 'first ste
 def measure(repeats: int, peers: Iterable[str]) -> dict:
     """The cases of the suite, seconds each; there are no peers."""
     seconds = {name: [] for name in LIMITS}
+    prepare(configs.load(EXPERIMENT)[1], say)
     with tempfile.TemporaryDirectory(prefix='start-') as folder, \
-            counting('start', 4 * repeats + 1) as show:
-        cache = Path(folder) / 'cache'
-        first_step(Path(folder) / 'prepares', cache)
+            counting('starts', repeats) as show:
         for turn in range(repeats):
-            done = 4 * turn + 1
-            show(done)
             seconds['flag error'].append(finished(['experiments.train', '--confg=x'], code=2)[1])
             seconds['--help'].append(finished(['experiments.train', '--help'])[1])
-            show(done + 2)
-            shutil.rmtree(cache / 'compiled', ignore_errors=True)
+            cache = uncompiled_cache(Path(folder) / f'cache-{turn}')
             for state in ('cold', 'warm'):
                 seconds[f'first step, {state}'].append(
                     first_step(Path(folder) / f'{state}-{turn}', cache))
-                show(done + 3)
+            show(turn + 1)
     return {name: measured(values, 's', LIMITS[name]) for name, values in seconds.items()}
 
 

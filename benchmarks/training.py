@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.parity import check_close
+from benchmarks.parity import announce, check_close
 from benchmarks.results import OURS, compared
 from benchmarks.timing import cpus
 from xformer.compiled import Compilations
@@ -86,6 +86,7 @@ def compare_steps(config: Config, make_peer: MakePeer, peers: Iterable[str],
     Batches are those of all, or of each side by name; `count` says what one of them is worth.
     Raises RuntimeError unless, without dropout, all make the same two updates on a batch of ours.
     """
+    announce(title)
     torch.set_num_threads(cpus())
     if not isinstance(batches, dict):
         batches = dict.fromkeys([OURS, *peers], batches)
