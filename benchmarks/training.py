@@ -21,7 +21,9 @@ from xformer.train.step import make_steps
 Batch = dict[str, np.ndarray]
 LossOf = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 MakePeer = Callable[[Config, dict, str], 'Peer']  # of our parameters, by the peer's name
-TOLERANCE = {'loss': 1e-5, 'gradient norm': 1e-4}  # relative
+# Relative. PyTorch's float32 norm of BERT's table of tokens is itself 8e-4 off (in float64 the
+# norms agree to 2e-8).
+TOLERANCE = {'loss': 1e-5, 'gradient norm': 1e-3}
 TOLERANCE_BF16 = {'loss': 2e-3, 'gradient norm': 2e-2}  # the two round in different places
 
 
