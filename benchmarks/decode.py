@@ -123,6 +123,8 @@ def theirs(config: Config, params: dict, ids_BP: np.ndarray,
         how |= {'early_stopping': True, 'length_penalty': config.decode.alpha}
     if peer == 'compile':
         how |= {'cache_implementation': 'static', 'compile_config': _compiled_on_the_cpu()}
+        if config.decode.beam_size > 1:  # where generate compiles nothing by itself
+            model.forward = torch.compile(model.forward)
 
     def write(tokens: int) -> np.ndarray:
         with torch.inference_mode():
