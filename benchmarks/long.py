@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import jax
 import numpy as np
@@ -26,12 +27,12 @@ from benchmarks.prepare_memory import private_mb, watched
 from benchmarks.results import OURS, compared, measured
 from benchmarks.timing import cpus
 from xformer.console import say
-from xformer.nn.attention import BACKENDS
+from xformer.nn.backends import attend
 from xformer.nn.masks import Mask
 
 LENGTHS = [1024 << power for power in range(6)]
 HEADS, WIDTH = 4, 64
-BACKEND = 'blockwise' if 'blockwise' in BACKENDS else 'xla'
+BACKEND = 'blockwise'
 BARS = {8192: 0.6}
 GROWTH = 1.1
 TOLERANCE = 1e-4  # relative
@@ -70,16 +71,10 @@ def compare_attention(length: int, peers: Iterable[str], rounds: int, title: str
         works, length, 'tokens/s', BARS.get(length), rounds, title)
 
 
-def attend(q_BTNH, k_BSNH, v_BSNH) -> jax.Array:
-    """Our causal attention: the one place that knows how a backend is called."""
-    mask_BTS = Mask(causal=True).to_bool(q_BTNH.shape[1], k_BSNH.shape[1])
-    return BACKENDS[BACKEND](q_BTNH, k_BSNH, v_BSNH, mask_BTS, None, None)
-
-
 def ours(length: int) -> tuple[Callable[[], list], float]:
     """(() -> output and gradients, MiB that XLA reserves for what is in between)."""
     def step(q, k, v, g):
-        out, back = jax.vjp(attend, q, k, v)
+        out, back = jax.vjp(partial(attend, BACKEND, mask=Mask(causal=True)), q, k, v)
         return out, *back(g)
 
     inputs = [jax.numpy.asarray(each) for each in random_inputs(length)]
