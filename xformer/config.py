@@ -70,8 +70,8 @@ class ModelConfig:
     dropout: float = option(0.1, 'on embeddings and on the output of every sub-layer')
     attention_dropout: float = option(0.0, 'on the attention weights')
     activation_dropout: float = option(0.0, 'inside the feed-forward layer')
-    attention: str = option('auto', 'what computes attention; auto takes cudnn, or blockwise for '
-                            'long texts, where they can, else xla',
+    attention: str = option('auto', 'what computes attention, but for decoding step by step; auto '
+                            'takes cudnn, or blockwise for long texts, where they can, else xla',
                             ('auto', 'xla', 'blockwise', 'cudnn', 'splash', 'reference'))
     layers: str = option('scan', 'compile one block (scan) or all (unroll)', ('scan', 'unroll'))
     remat: bool = option(False, 'recompute activations in the backward pass to save memory')

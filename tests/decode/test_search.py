@@ -58,8 +58,9 @@ def extend(V, ids_R1, cache):
             cache | {'number': number_R})
 
 
-def reorder(cache, rows_R):
-    return {name: value[rows_R] for name, value in cache.items()}
+def reorder(cache, parents_BK):
+    rows_BK = np.arange(B)[:, None] * parents_BK.shape[1] + parents_BK
+    return {name: value[rows_BK.reshape(-1)] for name, value in cache.items()}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -218,7 +218,7 @@ def test_hypotheses_that_share_a_memory_are_as_if_it_were_repeated():
     inputs_RT = RNG.integers(1, 13, (3 * beam_size, 4)).astype(np.int32)
     cache = start({'params': params}, SOURCE_BS, LENGTHS_B, beam_size, 5)
     layer = cache.layers[0]
-    assert len(layer.k_XMH) == beam_size * len(layer.cross_k_YSH)  # kept once for each example
+    assert len(layer.v_XMH) == beam_size * len(layer.cross_v_YSH)  # kept once for each example
     parts = []
     for ids_RT in np.split(inputs_RT, 2, axis=1):
         part, cache = extend({'params': params}, ids_RT, cache)

@@ -32,7 +32,7 @@ FORMS = {'reference': BACKENDS['reference'], 'xla': BACKENDS['xla'],
          'cudnn': functools.partial(cudnn_attention, implementation='xla'),
          'splash': functools.partial(splash_attention, interpret=True),
          'cache': lambda q_BTNH, k_BSKH, v_BSKH, mask, bias_NR=None: cached_attention(
-             q_BTNH, by_head(k_BSKH), by_head(v_BSKH), mask, bias_NR)}
+             q_BTNH, by_head(k_BSKH).swapaxes(1, 2), by_head(v_BSKH), mask, bias_NR)}
 
 
 def weights_by_loops(q_BTNH, k_BSKH, mask: Mask, bias_NR=None):

@@ -223,7 +223,8 @@ def test_hypotheses_of_one_example_share_its_keys():
     x, k, v = normal(0, batch * groups, T, 8), normal(1, batch, S, 2, 4), normal(2, batch, S, 2, 4)
     module, params = attend_to_oneself(TINY, x)
     lengths = np.array([5, 2])
-    read = functools.partial(module.apply, params, x, by_head(k), by_head(v), method='read')
+    read = functools.partial(module.apply, params, x, by_head(k).swapaxes(1, 2),
+                             by_head(v), method='read')
     shared = read(Mask(key_lengths_B=lengths))
     repeated = module.apply(params, x, *(np.repeat(part, groups, axis=0) for part in (k, v)),
                             Mask(key_lengths_B=np.repeat(lengths, groups)))

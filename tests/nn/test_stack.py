@@ -278,7 +278,7 @@ def test_cached_is_uncached_after_a_prefix_and_step_by_step(case):
     for split in ([1] * T, [T - 1, 1]):
         caches, parts, position = start(B, T + 2, MEMORY_BSD), [], 0  # room to spare
         assert len(caches) == L
-        assert caches[0].k_XMH.shape == (B * (config.num_kv_heads or config.num_heads), T + 2,
+        assert caches[0].v_XMH.shape == (B * (config.num_kv_heads or config.num_heads), T + 2,
                                          D // config.num_heads)
         for x_BTD in jnp.split(X_BTD, np.cumsum(split)[:-1], axis=1):
             positions_1T = row_positions(x_BTD.shape[1], position)

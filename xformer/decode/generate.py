@@ -166,14 +166,14 @@ class Generator:
         own, drafts = params
         spare = self._draft.size if self._draft else 0  # room to read drafts beyond the end
         text_BP, text_lengths_B, cache = _read_inputs(
-            self._model, own, ids_BS, lengths_B, K, T + spare)
+            self._model, own, ids_BS, lengths_B, 1 if self._beams else K, T + spare)
         prompts = Prompts(text_BP, text_lengths_B, least_B, most_B)
         if self._draft:
             draft_cache = _read_inputs(
                 self._draft.model, drafts, ids_BS, lengths_B, K, T + spare)[-1]
             return Drafted.start(prompts, T + spare, cache, draft_cache, self._config)
         if self._beams:
-            return Beams.start(prompts, T, cache, self._config)
+            return Beams.start(prompts, T, _side_by_side(cache, K), self._config)
         keys_R = None
         if self._sampling:
             seed = jax.random.key(self._config.decode.seed)
@@ -237,19 +237,32 @@ def _read_inputs(model: nn.Module, params, ids_BS, lengths_B, K: int, T: int):
         return bos_B1, jnp.ones(B, jnp.int32), apply(ids_BS, lengths_B, K, T, method='start')
     cache = apply(B, S + T, S - lengths_B, method='start')
     _, cache = apply(ids_BS[:, :-1], cache, method='extend')
-    every_K_times = jnp.repeat(jnp.arange(B), K)
-    return ids_BS, lengths_B, _reorder(cache, every_K_times).replace(
-        starts_B=cache.starts_B[every_K_times])
+    return ids_BS, lengths_B, cache.replace(layers=[layer.repeated(K) for layer in cache.layers],
+                                            starts_B=jnp.repeat(cache.starts_B, K))
 
 
 def _extend(model: nn.Module, params, ids_RT, cache):
     return model.apply({'params': params}, ids_RT, cache, method='extend')
 
 
-def _reorder(cache, rows_R):
-    """The cache with row r a copy of row rows_R[r] of the same example; what rows of an example
-    share stays."""
-    return cache.replace(layers=[layer.rows(rows_R) for layer in cache.layers])
+def _side_by_side(cache, K: int):
+    """The cache with K hypotheses of each example, which go on from what it holds."""
+    layers = [layer.side_by_side(K) for layer in cache.layers]
+    X, slots, _ = layers[0].v_XMH.shape
+    first_BKM = jnp.zeros((X // layers[0].num_heads, K, slots // K), jnp.int32)
+    return cache.replace(layers=layers, lines_BGM=_followed(first_BKM, cache.position))
+
+
+def _reorder(cache, parents_BK):
+    """The cache after hypothesis k of each example has become that which continues parents_BK."""
+    lines_BKM = jnp.take_along_axis(cache.lines_BGM, parents_BK[..., None], axis=1)
+    return cache.replace(lines_BGM=_followed(lines_BKM, cache.position))
+
+
+def _followed(lines_BKM, position):
+    """The lines up to `position`; from there on, each hypothesis writes its own."""
+    _, K, M = lines_BKM.shape
+    return jnp.where(jnp.arange(M)[None, None] < position, lines_BKM, jnp.arange(K)[None, :, None])
 
 
 def _check_room(config: Config, length: int, number: int) -> None:

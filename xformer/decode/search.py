@@ -103,11 +103,11 @@ class Rows:
 class Beams:
     """The K best outputs found by extending the K most probable prefixes of each example.
 
-    Row b·K + k of the cache is prefix k of example b; `reorder(cache, rows_R)` makes row r a copy
-    of rows_R[r]. A prefix whose best continuations include the end token among the K best of all is
-    complete; K complete outputs end an example's search (the rule of fairseq, and of Hugging
-    Face's early_stopping=True), so a beam of one is greedy. At most_B tokens the prefixes left
-    count as outputs without an end token.
+    Row b·K + k of the cache is prefix k of example b; `reorder(cache, parents_BK)` makes that row
+    what continues prefix parents_BK[b, k]. A prefix whose best continuations include the end token
+    among the K best of all is complete; K complete outputs end an example's search (the rule of
+    fairseq, and of Hugging Face's early_stopping=True), so a beam of one is greedy. At most_B
+    tokens the prefixes left count as outputs without an end token.
 
     Diverse beam search (Vijayakumar et al. 2018, section 3) splits the K hypotheses into groups,
     each a beam search of its own that chooses by log p minus `diversity` for each time an
@@ -148,8 +148,8 @@ class Beams:
             groups.append(group)
             parents.append(parent_Bk + g * k)
             chosen_BV = chosen_BV + taken_BV
-        rows_BK = jnp.arange(B)[:, None] * K + jnp.concatenate(parents, axis=1)
-        return self.replace(t=t + 1, groups=groups, cache=reorder(cache, rows_BK.reshape(-1)))
+        parents_BK = jnp.concatenate(parents, axis=1)
+        return self.replace(t=t + 1, groups=groups, cache=reorder(cache, parents_BK))
 
     def outputs(self):
         """(ids_BKT, lengths_BK, scores_BK), best first; length 0 where there are fewer than K."""

@@ -16,13 +16,14 @@ from xformer.nn.stack import LayerCache, Stack
 class Cache:
     """Decoding state: one LayerCache per block, and the number of slots filled so far.
 
-    Row b's text begins in slot starts_B[b], so that texts of any lengths end together; None: all
-    begin in the first.
+    Example b's text begins in slot starts_B[b], so that texts of any lengths end together; None:
+    all begin in the first. lines_BGM: as `Stack.extend` takes it.
     """
 
     layers: list[LayerCache]
     position: jax.Array
     starts_B: jax.Array | None = None
+    lines_BGM: jax.Array | None = None
 
 
 class Decoder(nn.Module):
@@ -76,11 +77,13 @@ class Decoder(nn.Module):
         What goes to slots before a row's start is padding: its logits are noise, nothing sees it.
         Going past the cache's room would overwrite it: callers keep position + T ≤ max_length.
         """
-        starts_B1 = 0 if cache.starts_B is None else cache.starts_B[:, None]
+        starts_B1 = 0
+        if cache.starts_B is not None:
+            starts_B1 = jnp.repeat(cache.starts_B, len(inputs_BT) // len(cache.starts_B))[:, None]
         positions_BT = row_positions(inputs_BT.shape[1], cache.position - starts_B1)
         x_BTD = self.input_embedding(self.embedding, inputs_BT, positions_BT)
         x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position, positions_BT,
-                                            starts_B=cache.starts_B)
+                                            starts_B=cache.starts_B, lines_BGM=cache.lines_BGM)
         longer = cache.replace(layers=layers, position=cache.position + inputs_BT.shape[1])
         return self._logits(x_BTD), longer
 

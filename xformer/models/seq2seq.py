@@ -21,11 +21,15 @@ from xformer.nn.stack import LayerCache, Stack
 
 @struct.dataclass
 class Cache:
-    """Decoder state: one LayerCache per block, tokens seen so far, lengths of the sources."""
+    """Decoder state: one LayerCache per block, tokens seen so far, lengths of the sources.
+
+    lines_BGM: as `Stack.extend` takes it.
+    """
 
     layers: list[LayerCache]
     position: jax.Array
     source_lengths_C: jax.Array
+    lines_BGM: jax.Array | None = None
 
 
 class Seq2Seq(nn.Module):
@@ -108,7 +112,8 @@ class Seq2Seq(nn.Module):
         """
         x_BTD, positions_1T = self._embed_target(inputs_BT, cache.position, None)
         x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position, positions_1T,
-                                            Mask(key_lengths_B=cache.source_lengths_C))
+                                            Mask(key_lengths_B=cache.source_lengths_C),
+                                            lines_BGM=cache.lines_BGM)
         longer = cache.replace(layers=layers, position=cache.position + inputs_BT.shape[1])
         return self._logits(x_BTD), longer
 

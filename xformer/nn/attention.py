@@ -104,12 +104,32 @@ def by_head(x_BSKH: jax.Array) -> jax.Array:
     return x_BSKH.swapaxes(1, 2).reshape(B * K, S, H)
 
 
-def cached_attention(q_BTNH, k_XSH, v_XSH, mask: Mask, bias_NR=None) -> jax.Array:
-    """The same for keys and values of a cache, `by_head`, as the products take them."""
+def cached_attention(q_BTNH, k_XHS, v_XSH, mask: Mask, bias_NR=None,
+                     lines_BGM=None) -> jax.Array:
+    """The same for keys and values of a cache, `by_head`, laid out as the products take them.
+
+    With lines_BGM, the T = G queries are hypotheses of one example, and slot m·G + j of the cache
+    is what hypothesis j wrote at position m: of each position, hypothesis g sees the slot of
+    lines_BGM[b, g, m] alone. When beams change their order, so do lines, and no cache is copied.
+    """
     B, T, N, H = q_BTNH.shape
-    X, S, _ = k_XSH.shape
+    X, S, _ = v_XSH.shape
     q_XRH = q_BTNH.swapaxes(1, 2).reshape(X, -1, H)  # R: the queries of N/K heads
-    scores_XRS = jnp.einsum('xrh,xsh->xrs', q_XRH, k_XSH, preferred_element_type=jnp.float32)
-    weights_BNTS = _weights(scores_XRS.reshape(B, N, T, S) * H ** -0.5, mask, bias_NR)
+    scores_XRS = jnp.matmul(q_XRH, k_XHS, preferred_element_type=jnp.float32)
+    scores_BNTS = scores_XRS.reshape(B, N, T, S) * H ** -0.5
+    if lines_BGM is None:
+        weights_BNTS = _weights(scores_BNTS, mask, bias_NR)
+    else:
+        weights_BNTS = _weights_of_lines(scores_BNTS, mask, bias_NR, lines_BGM)
     weights_XRS = weights_BNTS.astype(v_XSH.dtype).reshape(X, -1, S)
     return (weights_XRS @ v_XSH).reshape(B, N, T, H).swapaxes(1, 2)
+
+
+def _weights_of_lines(scores_BNGS, mask: Mask, bias_NR, lines_BGM) -> jax.Array:
+    B, G, M = lines_BGM.shape
+    mask_B1M = mask.to_bool(1, M)
+    seen_BGMG = (lines_BGM[..., None] == jnp.arange(G)[None, None, None]) & mask_B1M[..., None]
+    if bias_NR is not None:
+        bias_N1S = jnp.repeat(by_distance(bias_NR, 1, M), G, axis=2)
+        scores_BNGS = scores_BNGS + bias_N1S[None]
+    return masked_softmax(scores_BNGS, seen_BGMG.reshape(B, 1, G, M * G))

@@ -29,12 +29,12 @@ def attend(backend: str, q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None,
     return BACKENDS[backend](q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
 
 
-def attend_to_cache(q_BTNH, k_XSH, v_XSH, mask: Mask, bias_NR=None) -> jax.Array:
+def attend_to_cache(q_BTNH, k_XHS, v_XSH, mask: Mask, bias_NR=None, lines_BGM=None) -> jax.Array:
     """out_BTNH of queries to a cache (see `cached_attention`): few at a time, or a long prompt."""
-    if q_BTNH.shape[1] * k_XSH.shape[1] <= FEW_SCORES:
-        return cached_attention(q_BTNH, k_XSH, v_XSH, mask, bias_NR)
+    if lines_BGM is not None or q_BTNH.shape[1] * v_XSH.shape[1] <= FEW_SCORES:
+        return cached_attention(q_BTNH, k_XHS, v_XSH, mask, bias_NR, lines_BGM)
     k_BSKH, v_BSKH = (x_XSH.reshape(len(q_BTNH), -1, *x_XSH.shape[1:]).swapaxes(1, 2)
-                      for x_XSH in (k_XSH, v_XSH))
+                      for x_XSH in (k_XHS.swapaxes(1, 2), v_XSH))
     return blockwise_attention(q_BTNH, k_BSKH, v_BSKH, mask, bias_NR)
 
 

@@ -241,18 +241,21 @@ class MultiHeadAttention(nn.Module):
         out_BTNH = attend(self.config.attention, q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
         return self.out(out_BTNH.reshape(*x_BTD.shape[:2], -1))
 
-    def read(self, x_BTD, k_XSH, v_XSH, mask: Mask, bias_NR=None, positions_BT=None) -> jax.Array:
+    def read(self, x_BTD, k_XHS, v_XSH, mask: Mask, bias_NR=None, positions_BT=None,
+             lines_BGM=None) -> jax.Array:
         """out_BTD of queries to a cache, which has the heads of all examples in one axis.
 
         The batch of x may be a multiple G of the cache's: the G hypotheses of one example share
-        its keys, and are attended for as G·T queries of that example, which see the same.
+        its keys, and are attended for as G·T queries of that example. These see the same, or with
+        `lines_BGM`, and T = 1, each its own line.
         """
         q_BTNH = self._heads(self.query(x_BTD), positions_BT)
-        B = len(k_XSH) // self.config.K
-        if len(x_BTD) > B and mask.replace(key_starts_B=None, key_lengths_B=None) != Mask():
+        B = len(v_XSH) // self.config.K
+        if (len(x_BTD) > B and lines_BGM is None
+                and mask.replace(key_starts_B=None, key_lengths_B=None) != Mask()):
             raise ValueError('hypotheses that share keys need a mask of lengths alone')
         q_BTNH = q_BTNH.reshape(B, -1, *q_BTNH.shape[2:])
-        out_BTNH = attend_to_cache(q_BTNH, k_XSH, v_XSH, mask, bias_NR)
+        out_BTNH = attend_to_cache(q_BTNH, k_XHS, v_XSH, mask, bias_NR, lines_BGM)
         return self.out(out_BTNH.reshape(*x_BTD.shape[:2], -1))
 
 

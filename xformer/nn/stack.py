@@ -27,6 +27,7 @@ class View:
     mask: Mask
     bias_NR: jax.Array | None = None  # relative or ALiBi positions, by distance
     positions_BT: jax.Array | None = None  # rotary positions
+    lines_BGM: jax.Array | None = None  # of hypotheses side by side, see `cached_attention`
 
 
 @struct.dataclass
@@ -36,29 +37,44 @@ class LayerCache:
     X counts the K heads of all B examples, laid out as the products of `cached_attention` take
     them: any other shape makes XLA's CPU backend copy the whole cache for every token.
 
-    k_XMH, v_XMH: room for M positions, filled up to the cache's position.
-    cross_k_YSH, cross_v_YSH: of the memory; hypotheses of one example share them, so that X may be
+    k_XHM, v_XMH: room for M positions, filled up to the cache's position. Of G hypotheses that
+        are `side_by_side`, M·G slots: those of all of them for each position.
+    cross_k_YHS, cross_v_YSH: of the memory; hypotheses of one example share them, so that X may be
         a multiple of Y. None in a decoder without a memory.
     """
 
     num_heads: int = struct.field(pytree_node=False)
-    k_XMH: jax.Array
+    k_XHM: jax.Array
     v_XMH: jax.Array
-    cross_k_YSH: jax.Array | None = None
+    cross_k_YHS: jax.Array | None = None
     cross_v_YSH: jax.Array | None = None
 
     def append(self, k_BTKH, v_BTKH, position) -> 'LayerCache':
-        """With T more keys and values from `position` on; room is checked by the caller."""
-        def put(cache_XMH, new_BTKH):
-            return jax.lax.dynamic_update_slice(cache_XMH, by_head(new_BTKH), (0, position, 0))
-        return self.replace(k_XMH=put(self.k_XMH, k_BTKH), v_XMH=put(self.v_XMH, v_BTKH))
+        """With T more keys and values from `position` on, of hypotheses side by side one of each;
+        room is checked by the caller."""
+        examples = len(self.v_XMH) // self.num_heads
+        hypotheses, shape = len(k_BTKH) // examples, (examples, -1, *k_BTKH.shape[2:])
+        k_XTH, v_XTH = (by_head(new_BTKH.reshape(shape)) for new_BTKH in (k_BTKH, v_BTKH))
+        put, slot = jax.lax.dynamic_update_slice_in_dim, position * hypotheses
+        return self.replace(k_XHM=put(self.k_XHM, k_XTH.swapaxes(1, 2), slot, 2),
+                            v_XMH=put(self.v_XMH, v_XTH, slot, 1))
 
-    def rows(self, of_B: jax.Array) -> 'LayerCache':
-        """With row r a copy of row of_B[r]; the memory's keys and values stay."""
-        def chosen(cache_XMH):
-            by_row = cache_XMH.reshape(-1, self.num_heads, *cache_XMH.shape[1:])
-            return by_row[of_B].reshape(-1, *cache_XMH.shape[1:])
-        return self.replace(k_XMH=chosen(self.k_XMH), v_XMH=chosen(self.v_XMH))
+    def repeated(self, times: int) -> 'LayerCache':
+        """With that many copies of each example, one below the other, but for the memory's."""
+        def copies(cache):
+            by_example = cache.reshape(-1, self.num_heads, *cache.shape[1:])
+            return jnp.repeat(by_example, times, axis=0).reshape(-1, *cache.shape[1:])
+        return self.replace(k_XHM=copies(self.k_XHM), v_XMH=copies(self.v_XMH))
+
+    def side_by_side(self, hypotheses: int) -> 'LayerCache':
+        """With room for that many hypotheses of each example; what is there belongs to the first.
+        """
+        def apart(cache, axis):
+            cache = jnp.expand_dims(cache, axis + 1)
+            others = [(0, (hypotheses - 1) * (i == axis + 1)) for i in range(cache.ndim)]
+            shape = *cache.shape[:axis], -1, *cache.shape[axis + 2:]
+            return jnp.pad(cache, others).reshape(shape)
+        return self.replace(k_XHM=apart(self.k_XHM, 2), v_XMH=apart(self.v_XMH, 1))
 
 
 class Block(nn.Module):
@@ -126,11 +142,11 @@ class Block(nn.Module):
             nonlocal cache
             cache = cache.append(*self.self_attention.keys_values(h_BTD, view.positions_BT),
                                  position)
-            return self.self_attention.read(h_BTD, cache.k_XMH, cache.v_XMH, view.mask,
-                                            view.bias_NR, view.positions_BT)
+            return self.self_attention.read(h_BTD, cache.k_XHM, cache.v_XMH, view.mask,
+                                            view.bias_NR, view.positions_BT, view.lines_BGM)
 
         def cross_attention(h_BTD):
-            return self.cross_attention.read(h_BTD, cache.cross_k_YSH, cache.cross_v_YSH,
+            return self.cross_attention.read(h_BTD, cache.cross_k_YHS, cache.cross_v_YSH,
                                              memory_mask)
 
         return self._sublayers(x_BTD, self_attention, cross_attention), cache
@@ -238,23 +254,25 @@ class Stack(nn.Module):
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""
         c = self.config
         empty = jnp.zeros((batch * c.K, max_length, c.H), c.dtype)
-        caches = [LayerCache(c.K, empty, empty) for _ in range(self.num_layers)]
+        caches = [LayerCache(c.K, empty.swapaxes(1, 2), empty) for _ in range(self.num_layers)]
         if not self.cross:
             return caches
         memories = [self._block().apply({'params': self._layer(index)}, memory_CSD,
                                         method='memory') for index in range(self.num_layers)]
-        return [cache.replace(cross_k_YSH=by_head(k), cross_v_YSH=by_head(v))
+        return [cache.replace(cross_k_YHS=by_head(k).swapaxes(1, 2), cross_v_YSH=by_head(v))
                 for cache, (k, v) in zip(caches, memories)]
 
     def extend(self, x_BTD, caches: list[LayerCache], position, positions_BT,
-               memory_mask: Mask | None = None, starts_B=None):
+               memory_mask: Mask | None = None, starts_B=None, lines_BGM=None):
         """The stack on T tokens that follow the cached ones: (x_BTD, longer caches).
 
         They go to the caches' slots from `position` on; positions_BT are theirs in their texts,
-        which begin in slot starts_B.
+        which begin in slot starts_B. Of hypotheses side by side, lines_BGM says which one wrote
+        each position of whose text.
         """
         mask = Mask(causal=True, offset=position, key_starts_B=starts_B)
-        view = self._view(mask, positions_BT, caches[0].k_XMH.shape[1])
+        slots = caches[0].v_XMH.shape[1] if lines_BGM is None else lines_BGM.shape[2]
+        view = self._view(mask, positions_BT, slots).replace(lines_BGM=lines_BGM)
         longer = []
         for index, cache in enumerate(caches):
             x_BTD, cache = self._block().apply({'params': self._layer(index)}, x_BTD, cache,
