@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from benchmarks import training
 from benchmarks.huggingface import bert_for_pretraining
 from benchmarks.training import Batch, Peer, compare_steps
 from xformer.config import Config, override
@@ -17,6 +18,9 @@ SPECIAL = Special(pad=0, bos=101, eos=102, unk=100, mask=103)  # bert-base-uncas
 NEVER = -100  # the label that the peer leaves out
 BATCHES = 2  # of a round
 BAR = 3.0
+# PyTorch's float32 norm of the gradient of so large a table is itself 8e-4 off: in float64 both
+# sides' agree to 2e-8.
+TOLERANCE = training.TOLERANCES['float32'] | {'gradient norm': 1e-3}
 
 
 def measure(repeats: int, peers: Iterable[str]) -> dict:
@@ -24,7 +28,8 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     batches = random_batches(ROWS, LENGTH, VOCAB_SIZE)
     return {'BERT-mini': compare_steps(
         bert_config(VOCAB_SIZE), make_peer, peers, batches,
-        lambda batch: int(batch['lengths_B'].sum()), 'tokens/s', BAR, repeats, 'BERT-mini')}
+        lambda batch: int(batch['lengths_B'].sum()), 'tokens/s', BAR, repeats, 'BERT-mini',
+        TOLERANCE)}
 
 
 def bert_config(vocab_size: int) -> Config:

@@ -23,8 +23,7 @@ def sides(suite, config):
     return training.both(training.without_dropout(config), suite.make_peer, ['eager'])
 
 
-@pytest.mark.parametrize('dtype, tolerance', [('float32', training.TOLERANCE),
-                                              ('bfloat16', training.TOLERANCE_BF16)])
+@pytest.mark.parametrize('dtype, tolerance', training.TOLERANCES.items())
 def test_gpt2_makes_the_same_updates(dtype, tolerance):
     config = train_gpt.gpt_config(2, 32, 2, 16, dtype)
     training.parity(sides(train_gpt, config), train_gpt.random_batches(16, 4, 3), tolerance)

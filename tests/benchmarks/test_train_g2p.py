@@ -61,7 +61,7 @@ def test_both_sides_compute_the_same_updates(suite, training, batch, changes):
     sides = training.both(config, suite.make_peer, suite.KERNELS)
     found = training.parity(sides, [batch] * 4)
     assert {peer: differences.keys() for peer, differences in found.items()} == dict.fromkeys(
-        suite.KERNELS, training.TOLERANCE.keys())
+        suite.KERNELS, training.TOLERANCES['float32'].keys())
 
 
 @pytest.mark.parametrize('changes', [
