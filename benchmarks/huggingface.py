@@ -18,9 +18,10 @@ from transformers import (
     MarianMTModel,
 )
 
-from benchmarks.weights import State, copied_linear, copied_norm, load, unstacked
+from benchmarks.weights import State, copied_linear, copied_norm, load
 from xformer.config import ModelConfig
 from xformer.nn.positions import sinusoidal
+from xformer.nn.stack import unstacked
 
 Rename = Callable[[str, dict], State]  # (name of a block, its parameters) -> theirs
 
@@ -144,6 +145,6 @@ def _marian_block(into: str, block: dict) -> State:
 
 def _layers(into: str, stack: dict, rename: Rename) -> State:
     state = {}
-    for index, block in enumerate(unstacked(stack)):
+    for index, block in enumerate(unstacked(stack)['layers']):
         state |= rename(f'{into}.{index}', block)
     return state

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.training import Batch, Peer, compare_steps
-from benchmarks.weights import copied_linear, copied_norm, load, unstacked
+from benchmarks.weights import copied_linear, copied_norm, load
 from experiments.configs import g2p_quickstart
 from xformer.config import Config, ModelConfig, override
 from xformer.data.objectives import real_tokens
 from xformer.data.plan import Shape
 from xformer.nn.positions import sinusoidal
+from xformer.nn.stack import unstacked
 
 VOCAB_SIZE = 102  # of CMUdict: letters, phones and special tokens
 PAD, BOS, EOS, NUM_SPECIAL = 0, 1, 2, 4
@@ -122,7 +123,7 @@ class PeerModel(torch.nn.Module):
             stack, into = params[side], f'transformer.{side}'
             if 'final_norm' in stack:
                 state |= copied_norm(f'{into}.norm', stack['final_norm'])
-            for index, block in enumerate(unstacked(stack)):
+            for index, block in enumerate(unstacked(stack)['layers']):
                 state |= _block(f'{into}.layers.{index}', block)
         load(self, state)
 

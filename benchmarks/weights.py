@@ -1,18 +1,9 @@
 """Our parameters under the names and in the layouts of PyTorch's modules."""
 
-from collections.abc import Iterator
-
-import jax
 import numpy as np
 import torch
 
 State = dict[str, np.ndarray]
-
-
-def unstacked(stack: dict) -> Iterator[dict]:
-    """The parameters of a stack of ours, block by block."""
-    for index in range(len(jax.tree.leaves(stack['layers'])[0])):
-        yield jax.tree.map(lambda leaf, i=index: leaf[i], stack['layers'])
 
 
 def copied_linear(into: str, linear: dict) -> State:

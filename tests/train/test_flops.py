@@ -72,5 +72,7 @@ def test_peaks_are_of_known_devices_in_16_bits():
     assert peak_flops('NVIDIA H200', 'bfloat16') == 989e12
     assert peak_flops('NVIDIA H100 PCIe', 'bfloat16') == 756e12
     assert peak_flops('TPU v5 lite', 'bfloat16') == 197e12
+    assert peak_flops('NVIDIA A100-SXM4-40GB', 'bfloat16') == 312e12
     assert peak_flops('NVIDIA H200', 'float32') is None
+    assert peak_flops('NVIDIA L40', 'bfloat16') is None  # no L4
     assert peak_flops('cpu', 'bfloat16') is None

@@ -169,10 +169,9 @@ class Stack(nn.Module):
     cross: bool = False
 
     def setup(self):
-        if self.has_variable('params', 'layers'):  # stacked, or as `unstacked` has them
-            self.layers = self.get_variable('params', 'layers')
-        else:
-            self.layers = self.param('layers', self._init_layers)
+        given = self.get_variable('params', 'layers')
+        self.layers = given if isinstance(given, tuple) else self.param(
+            'layers', self._init_layers)  # a tuple as `unstacked` makes it, else stacked
         if self.config.positions == 'relative':  # one table for all layers, as in T5
             self.relative_bias = self.param(
                 'relative_bias', nn.initializers.normal(self.config.d_model ** -0.5),

@@ -1,5 +1,7 @@
 """Floating-point operations that the mathematics of a model needs, and the most a device can do."""
 
+import re
+
 import numpy as np
 
 from xformer.config import Config
@@ -9,7 +11,7 @@ FORMULA = ('6 × weights in matrix products × real tokens + 12 × layers × hea
            'tokens × tokens they are compared with')
 
 # of 16-bit matrix products with 32-bit sums, without sparsity, as the makers publish them; the
-# first name that a device's kind contains is its own
+# first name that a device's kind contains as whole words is its own
 PEAKS = {'H200': 989e12, 'H100 PCIe': 756e12, 'H100': 989e12, 'A100': 312e12, 'L40S': 362e12,
          'L4': 121e12, 'V100': 125e12, 'T4': 65e12, 'RTX 4090': 165e12,
          'TPU v6 lite': 918e12, 'TPU v5 lite': 197e12, 'TPU v5': 459e12, 'TPU v4': 275e12}
@@ -51,4 +53,4 @@ def peak_flops(kind: str, dtype: str) -> float | None:
     """Operations per second of a device of that kind, where the maker's figure is known."""
     if dtype != 'bfloat16':
         return None
-    return next((peak for name, peak in PEAKS.items() if name in kind), None)
+    return next((peak for name, peak in PEAKS.items() if re.search(rf'\b{name}\b', kind)), None)
