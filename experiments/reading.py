@@ -6,19 +6,21 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from xformer.config import Config, UserError, read_config
+from xformer.config import Config, UserError
 from xformer.console import say
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('model', None, f'run folder ({cli.REQUIRED})', flag_values=values)
+    flags.DEFINE_string('model', None, f'run folder, or Hugging Face folder '
+                        f'({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_string('checkpoint', 'best', 'best, last, a step, average-last:K or '
                         'average-best:K', flag_values=values)
 
 
 def config_of(values: flags.FlagValues) -> Config:
-    """The run's configuration, with the --config.decode.* that were given."""
-    config = cli.changed(read_config(Path(values.model)), values)
+    """The model's configuration, with the --config.decode.* that were given."""
+    from xformer.interop.folder import config_in
+    config = cli.changed(config_in(Path(values.model)), values)
     beam_size = 'config.decode.beam_size'
     if config.decode.strategy == 'sample' and beam_size in values and values[beam_size].present:
         raise UserError('--config.decode.beam_size has no effect with decode.strategy=sample; '

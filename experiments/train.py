@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, configs
-from xformer.checks import check_same, validate
+from xformer.checks import check_learns, check_same, validate
 from xformer.config import Config, UserError, adapted, read_config, to_json
 from xformer.console import say
 
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
                        sections=SECTIONS)
     name, config = configs.load(values.config)
     config = cli.changed(config, values)
+    check_learns(config)
     folder = Path(values.workdir or f'runs/{name}')
     goes_on = any((folder / 'checkpoints').glob('*.json'))  # what it began with may be gone
     begins, teacher = config.train.init_from, config.train.teacher

@@ -119,7 +119,15 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'model.family=decoder'),
     (MLM, {'model.tie_embeddings': 'none'}, 'model.tie_embeddings has no effect with '
      'model.family=encoder'),
-    (PAIRS, {'data.train': ''}, r'^set data.dataset .* or data.train \(your own file\)$'),
+    (PAIRS, {'model.rotary_base': 5e5}, 'model.rotary_base .*positions=sinusoidal; .* rotary'),
+    (LM, {'model.relative_buckets': 8}, 'model.relative_buckets has no effect .* for relative'),
+    (LM, {'model.positions': 'relative', 'model.relative_distance': 16},
+     'model.relative_distance=16 must be beyond the 16 distances'),
+    (LM, {'model.relative_distance': 8}, 'model.relative_distance has no effect .* for relative'),
+    (MLM, {'model.pooler_activation': 'relu'}, 'pooler_activation .* without model.pooler=true'),
+    (LM, {'model.output_bias': True}, 'model.output_bias is for model.family=seq2seq'),
+    (PAIRS, {'model.output_bias': True, 'model.tie_embeddings': 'none'}, 'model.output_bias is '
+     'for .* model.tie_embeddings=all'),
     (PAIRS, {'data.dataset': 'x'}, '^set data.dataset .* or data.train .*, not both$'),
     (PAIRS | NAMED, {'data.dev': 'd'}, 'data.dev and data.test go with data.train'),
     (PAIRS | NAMED, {'data.test': 'd'}, 'data.dev and data.test go with data.train'),

@@ -22,7 +22,7 @@ from xformer.config import (
 
 FAMILIES = {'pairs': ('seq2seq', 'decoder'), 'spans': ('seq2seq',), 'denoise': ('seq2seq',),
             'lm': ('decoder',), 'mlm': ('encoder',), 'mlm_nsp': ('encoder',),
-            **dict.fromkeys(LABELLED, ('encoder',))}  # which may learn it
+            **dict.fromkeys((*LABELLED, 'none'), ('encoder',))}  # which may learn it
 _TEXTS = ('documents', 'lines', 'jsonl', 'text')
 FORMATS = {'pairs': ('tsv', 'parallel', 'jsonl', 'lines'),
            'lm': ('text', 'documents', 'lines', 'jsonl'),
@@ -53,6 +53,14 @@ def validate(config: Config) -> Config:
     return config
 
 
+def check_learns(config: Config) -> None:
+    """Raises UserError where training would have nothing to learn, or nothing to learn from."""
+    if config.data.objective == 'none':
+        raise UserError('data.objective=none learns nothing; set what the model is to learn')
+    if not (config.data.dataset or config.data.train):
+        raise UserError('set data.dataset (a known data set) or data.train (your own file)')
+
+
 def check_same(names: Sequence[str], what: str, theirs: Config, whose: str, ours: Config) -> None:
     """Raise UserError, `what` has NAME=X, `whose` Y, unless two configurations agree in `names`."""
     there, here = to_flat(theirs), to_flat(ours)
@@ -65,7 +73,8 @@ def check_same(names: Sequence[str], what: str, theirs: Config, whose: str, ours
 _INFINITY = float('inf')
 _RANGES = {  # name: (least, most, most is allowed)
     **{name: (1, _INFINITY, False) for name in (
-        'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_length', 'data.vocab_size',
+        'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_length',
+        'model.relative_distance', 'data.vocab_size',
         'data.batch_tokens', 'data.batch_multiple', 'data.max_buckets', 'data.mean_span',
         'train.steps', 'train.accumulate', 'train.log_every', 'train.eval_every',
         'train.save_every', 'train.keep_last', 'decode.beam_size', 'decode.beam_groups')},
@@ -81,6 +90,7 @@ _RANGES = {  # name: (least, most, most is allowed)
         'decode.max_length', 'decode.max_new_tokens', 'decode.min_length',
         'decode.repetition_penalty', 'decode.no_repeat_ngram', 'decode.temperature',
         'decode.top_k', 'decode.seed')},
+    'model.relative_buckets': (4, _INFINITY, False), 'model.rotary_base': (1.0, _INFINITY, False),
     **{name: (-1, _INFINITY, False) for name in ('model.pad_id', 'model.bos_id', 'model.eos_id')},
     **{name: (0, 1, False) for name in (
         'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
@@ -121,7 +131,7 @@ def _model_checks(model: ModelConfig):
            f'model.num_heads={model.num_heads} is not divisible by model.num_kv_heads='
            f'{model.num_kv_heads}; choose a divisor')
     name = 'embedding_size' if model.embedding_size else 'd_model'
-    yield (model.positions != 'sinusoidal' or model.E % 2 == 0,
+    yield (not model.positions.startswith('sinusoidal') or model.E % 2 == 0,
            f'model.{name}={model.E} must be even for sinusoidal positions; choose '
            'an even width or other model.positions')
     given = f'model.head_width={model.head_width}' if model.head_width else \
@@ -137,6 +147,21 @@ def _model_checks(model: ModelConfig):
     yield (model.embedding_scale != 'output' or model.tie_embeddings == 'all',
            f'model.embedding_scale=output has no effect with model.tie_embeddings='
            f'{model.tie_embeddings}, whose output has a matrix of its own')
+    for positions, names in (('rotary', ['rotary_base']),
+                             ('relative', ['relative_buckets', 'relative_distance'])):
+        for name in names:
+            yield (model.positions == positions
+                   or getattr(model, name) == getattr(ModelConfig(), name),
+                   f'model.{name} has no effect with model.positions={model.positions}; it is for '
+                   f'{positions}')
+    yield (model.positions != 'relative' or model.relative_distance > model.relative_buckets // 2,
+           f'model.relative_distance={model.relative_distance} must be beyond the '
+           f'{model.relative_buckets // 2} distances that half of model.relative_buckets='
+           f'{model.relative_buckets} tell apart exactly')
+    yield (model.pooler or model.pooler_activation == ModelConfig().pooler_activation,
+           'model.pooler_activation has no effect without model.pooler=true')
+    yield (not model.output_bias or (family == 'seq2seq' and model.tie_embeddings == 'all'),
+           'model.output_bias is for model.family=seq2seq with model.tie_embeddings=all')
     yield (family != 'encoder' or model.tie_embeddings == 'all',
            'model.tie_embeddings has no effect with model.family=encoder, whose output is tied')
 
@@ -144,9 +169,8 @@ def _model_checks(model: ModelConfig):
 def _data_checks(config: Config):
     data, model, default = config.data, config.model, DataConfig()
     objective = data.objective
-    yield (bool(data.dataset) != bool(data.train),
-           'set data.dataset (a known data set) or data.train (your own file), not both' if
-           data.train else 'set data.dataset (a known data set) or data.train (your own file)')
+    yield (not (data.dataset and data.train),
+           'set data.dataset (a known data set) or data.train (your own file), not both')
     yield (not data.dataset or not (data.dev or data.test),
            'data.dev and data.test go with data.train; a named data.dataset has its own splits')
     yield (model.family in FAMILIES[objective],
@@ -154,7 +178,7 @@ def _data_checks(config: Config):
            f'not {model.family}')
     yield (objective != 'mlm_nsp' or model.pooler,
            'data.objective=mlm_nsp needs model.pooler=true')
-    yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress'),
+    yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress', 'none'),
            f'model.pooler=true has no effect with data.objective={objective}, which does not train '
            'it')
     yield (objective in CHOOSING or not model.num_labels,
@@ -188,9 +212,9 @@ def _data_checks(config: Config):
            f'{model.max_length} tokens that the model takes')
     yield (objective == 'pairs' or not data.target_tokenizer,
            f'data.target_tokenizer has no effect with data.objective={objective}')
-    yield (data.dataset or data.format in FORMATS[objective],
+    yield (not data.train or data.format in FORMATS.get(objective, ()),
            f'data.format={data.format} does not go with data.objective={objective}; choose '
-           f'{" or ".join(FORMATS[objective])}')
+           f'{" or ".join(FORMATS.get(objective, ()))}')
     target = data.target_tokenizer or data.tokenizer
     for kind, twin in ((data.tokenizer, target), (target, data.tokenizer)):
         yield (kind in ('char', 'word') or kind == twin,

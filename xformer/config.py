@@ -54,17 +54,26 @@ class ModelConfig:
     norm_position: str = option('post', 'norm after (original) or before', ('post', 'pre'))
     norm_epsilon: float = option(1e-6, 'added to the variance')
     embedding_norm: bool = option(False, 'a norm after the embeddings (BERT, BART)')
-    positions: str = option('sinusoidal', 'position encoding', (
-        'sinusoidal', 'learned', 'rotary', 'relative', 'alibi', 'none'))
+    positions: str = option('sinusoidal', 'position encoding; sinusoidal_halves has all sines '
+                            'before all cosines (Marian)', (
+                                'sinusoidal', 'sinusoidal_halves', 'learned', 'rotary', 'relative',
+                                'alibi', 'none'))
+    rotary_base: float = option(10_000.0, 'longest wavelength of rotary positions ÷ 2π')
+    relative_buckets: int = option(32, 'distances that relative positions tell apart')
+    relative_distance: int = option(128, 'distance from which on relative positions are one')
     window: int = option(0, 'self-attention sees fewer than this many positions away; 0 sees all')
     embedding_scale: str = option('input', 'embeddings × √D (original), or logits ÷ √D (T5)',
                                   ('input', 'output', 'none'))
+    scale_scores: bool = option(True, 'attention scores ÷ √H; without it smaller queries (T5)')
     tie_embeddings: str = option('all', 'one matrix for source, target and output; for the two '
                                  'inputs; or one each', ('all', 'inputs', 'none'))
     biases: bool = option(True, 'in linear maps and LayerNorm')
+    output_bias: bool = option(False, 'of the logits, where a seq2seq model ties them to its '
+                               'embeddings (BART, Marian)')
     share_layers: bool = option(False, 'all layers of a stack share one set of parameters (ALBERT)')
-    pooler: bool = option(False, 'encoder: a tanh layer on the first token (BERT); without it, '
-                          'heads take the mean of all tokens')
+    pooler: bool = option(False, 'encoder: a layer on the first token (BERT); without it, heads '
+                          'take the mean of all tokens')
+    pooler_activation: str = option('tanh', 'of the pooler', ('tanh', 'relu', 'gelu'))
     init: str = option('glorot', 'initialisation as in the papers', (
         'glorot', 'bert', 'gpt2', 't5'))
     dropout: float = option(0.1, 'on embeddings and on the output of every sub-layer')
@@ -106,8 +115,10 @@ TOKENIZERS = (*SYMBOLS, 'bpe', 'unigram', 'wordpiece', 'byte_bpe')
 class DataConfig:
     objective: str = option('pairs', 'what is learnt: source to target, next token, masked tokens '
                             '(with next sentence), T5 spans, BART denoising; the label or number '
-                            'of a text or pair, the tag of every word, the answer in a context',
-                            ('pairs', 'lm', 'mlm', 'mlm_nsp', 'spans', 'denoise', *LABELLED))
+                            'of a text or pair, the tag of every word, the answer in a context; '
+                            'none, for an encoder that came without a head',
+                            ('pairs', 'lm', 'mlm', 'mlm_nsp', 'spans', 'denoise', *LABELLED,
+                             'none'))
     dataset: str = option('', 'known data set, or several joined by +; or give data.train')
     train: str = option('', 'training file; for format=parallel SOURCE,TARGET')
     dev: str = option('', 'development file; empty holds out 3 % of train by hash')
@@ -356,7 +367,7 @@ def diff(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 # of a model, what need not be as it was when training begins with another's parameters
 _FREE = {f'model.{name}' for name in (
     'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
-    'num_labels', 'pooler')}
+    'num_labels', 'pooler', 'pooler_activation')}
 _LAYERS = {'model.num_encoder_layers', 'model.num_decoder_layers'}
 _TOKENIZER = {f'data.{name}' for name in (
     'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}

@@ -1,16 +1,18 @@
-"""A run folder, opened: its configuration, tokenizers, model and parameters."""
+"""A run folder or a Hugging Face folder, opened: configuration, tokenizers, model, parameters."""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from xformer.config import Config, UserError
+from xformer.config import Config, UserError, override
 from xformer.data.tokenizers import Tokenizers, load_tokenizers
+from xformer.interop.folder import is_checkpoint, open_checkpoint
+from xformer.interop.tokenizers import read_tokenizers
 from xformer.models import build, init_params
 from xformer.train.checkpoint import read_params
 
@@ -32,19 +34,47 @@ def open_run(folder: Path, config: Config, checkpoint: str, say: Callable[[str],
     `config` is the run's own, or that with other settings for decoding. Raises UserError for
     whatever is missing or damaged.
     """
+    if is_checkpoint(folder):
+        return _open_checkpoint(folder, config, checkpoint, say)
     try:
         manifest = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UserError(f'cannot read {folder}/manifest.json ({error}); restore it from a copy'
                         ) from None
     model = build(config)
-    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    shapes = _shapes(model)
     device = SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     description, params = read_params(folder / 'checkpoints', checkpoint, abstract, say,
                                       config.train.best_by)
     return Run(folder, config, manifest, load_tokenizers(folder), model, params, description)
+
+
+def _shapes(model: nn.Module) -> dict:
+    return jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+
+
+def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
+    """Of a Hugging Face folder; tells of tensors that have no place in the model."""
+    if checkpoint != 'best':
+        raise UserError(f'--checkpoint={checkpoint} is for a run; {folder} holds one set of '
+                        'parameters: leave it out')
+    found = open_checkpoint(folder)
+    tokenizers = replace(read_tokenizers(found.folder, found.family.model_type),
+                         labels=found.labels)
+    config = override(config, {
+        f'model.{name}': getattr(tokenizers.special, name.removesuffix('_id'))
+        for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
+    model = build(config)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(_shapes(model))
+    shapes = {'/'.join(part.key for part in path): leaf.shape for path, leaf in leaves}
+    if unused := found.unused(shapes):
+        say(f'{found.name} has no place for {len(unused)} tensors of {folder}: '
+            + ', '.join(unused[:8]) + (', ...' if len(unused) > 8 else ''))
+    params = jax.tree_util.tree_unflatten(
+        tree, [jax.device_put(array) for _, array in found.arrays(shapes)])
+    return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model, params, found.name)
 
 
 def held_out(folder: Path, split: str) -> list:

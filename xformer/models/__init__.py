@@ -17,9 +17,9 @@ def build(config: Config) -> nn.Module:
         return Seq2Seq(config.model)
     if config.model.family == 'decoder':
         return Decoder(config.model)
-    if is_labelled(config):
-        objective = config.data.objective
-        outputs = {'regress': 1, 'answer': 2}.get(objective, config.model.num_labels)
+    objective = config.data.objective
+    if is_labelled(config) or objective == 'none':
+        outputs = {'none': 0, 'regress': 1, 'answer': 2}.get(objective, config.model.num_labels)
         return Labeller(config.model, outputs, per_token=objective in ('tag', 'answer'))
     return MaskedLM(config.model, next_sentence=config.data.objective == 'mlm_nsp')
 

@@ -47,8 +47,10 @@ class Encoder(nn.Module):
         return self.encoder(x_BTD, mask, positions_BT, look=look)
 
     def pool(self, x_BTD) -> jax.Array:
-        """pooled_BD: tanh of a linear map of the first token (section 3.2, NSP's input)."""
-        return jnp.tanh(self.pooler(x_BTD[:, 0]))
+        """pooled_BD: a linear map of the first token and tanh (section 3.2, NSP's input), or in
+        heads of DistilBERT and ELECTRA another activation."""
+        activation = {**ACTIVATIONS, 'tanh': jnp.tanh}[self.config.pooler_activation]
+        return activation(self.pooler(x_BTD[:, 0]))
 
 
 class MaskedLM(nn.Module):

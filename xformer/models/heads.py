@@ -14,7 +14,8 @@ NEVER = -1e9  # a logit of what is not allowed: finite, so that losses stay numb
 class Labeller(nn.Module):
     """The encoder, dropout and a linear map (Devlin et al. 2019, section 4).
 
-    Of a text it sees the pooled first token, or without a pooler the mean of all tokens.
+    Of a text it sees the pooled first token, or without a pooler the mean of all tokens. With no
+    outputs it has no head, and returns what a head would see.
     """
 
     config: ModelConfig
@@ -31,7 +32,7 @@ class Labeller(nn.Module):
         """outputs_BO, or outputs_BTO of every token (noise beyond a row's length); float32."""
         x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
         seen = x_BTD if self.per_token else self._text(x_BTD, lengths_B)
-        return self.head(self.drop(seen))
+        return self.head(self.drop(seen)) if self.outputs else seen
 
     def look(self, ids_BT, lengths_B, types_BT=None) -> dict:
         """As `Encoder.look`."""

@@ -47,6 +47,8 @@ class Seq2Seq(nn.Module):
             self.target_embedding = token_table(self, 'target_embedding', c)
         if c.tie_embeddings != 'all':
             self.output = Linear(c.vocab_size, initial(c).kernel, c.biases, jnp.float32)
+        elif c.output_bias:
+            self.output_bias = self.param('output_bias', nn.initializers.zeros, (c.vocab_size,))
         self.encoder_embedding, self.decoder_embedding = Embedding(c), Embedding(c)
         self.encoder = Stack(c, c.num_encoder_layers)
         self.decoder = Stack(c, c.num_decoder_layers, cross=True)
@@ -126,4 +128,7 @@ class Seq2Seq(nn.Module):
     def _logits(self, x_BTD) -> jax.Array:
         if self.config.tie_embeddings != 'all':
             return self.output(x_BTD)
-        return tied_logits(x_BTD, self.embedding, self.config)
+        logits_BTV = tied_logits(x_BTD, self.embedding, self.config)
+        if self.config.output_bias:
+            logits_BTV = logits_BTV + self.output_bias[None, None]
+        return logits_BTV

@@ -27,8 +27,8 @@ class Embedding(nn.Module):
         x_BTE = table_VE[ids_BT]
         if c.embedding_scale == 'input':
             x_BTE = x_BTE * E ** 0.5
-        if c.positions == 'sinusoidal':
-            x_BTE = x_BTE + sinusoidal(positions_BT, E)
+        if c.positions in ('sinusoidal', 'sinusoidal_halves'):
+            x_BTE = x_BTE + sinusoidal(positions_BT, E, halves=c.positions == 'sinusoidal_halves')
         if c.positions == 'learned':
             x_BTE = x_BTE + self.param(
                 'position_embedding', start.embedding, (c.max_length, E))[positions_BT]

@@ -37,8 +37,8 @@ def initial(config: ModelConfig) -> Initial:
     glorot  uniform kernels; embeddings of variance 1/D (Vaswani et al. 2017's own code)
     bert    all normal of deviation 0.02, cut at two deviations (Devlin et al. 2019)
     gpt2    all normal of deviation 0.02, into the residual stream ÷ √(2L) (Radford et al. 2019)
-    t5      kernels of variance 1/fan-in, embeddings of variance 1 (Raffel et al. 2020). T5 does
-            not divide attention's scores by √H but begins with smaller queries: the same
+    t5      kernels of variance 1/fan-in, embeddings of variance 1 (Raffel et al. 2020)
+    Where scores are not divided by √H, queries begin that much smaller (T5's own code).
     """
     normal = nn.initializers.normal
     if config.init == 'glorot':
@@ -52,6 +52,10 @@ def initial(config: ModelConfig) -> Initial:
         return Initial(normal(0.02), normal(0.02 * (2 * depth) ** -0.5), normal(0.02))
     kernel = nn.initializers.truncated_normal(0.02)
     return Initial(kernel, kernel, kernel)
+
+
+def _smaller(start: nn.initializers.Initializer, times: float) -> nn.initializers.Initializer:
+    return lambda key, shape: start(key, shape) / times
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -214,15 +218,23 @@ class MultiHeadAttention(nn.Module):
 
     def setup(self):
         c, start = self.config, initial(self.config)
-        self.query = Linear(c.num_heads * c.H, start.kernel, c.biases)
+        query = start.kernel if c.scale_scores else _smaller(start.kernel, c.H ** 0.5)
+        self.query = Linear(c.num_heads * c.H, query, c.biases)
         self.key = Linear(c.K * c.H, start.kernel, c.biases)
         self.value = Linear(c.K * c.H, start.kernel, c.biases)
         self.out = Linear(c.d_model, start.residual, c.biases)
         self.drop = Dropout(c.attention_dropout)
 
     def _heads(self, x_BTD: jax.Array, positions_BT=None) -> jax.Array:
-        x_BTNH = x_BTD.reshape(*x_BTD.shape[:2], -1, self.config.H)
-        return x_BTNH if positions_BT is None else rotate(x_BTNH, positions_BT)
+        c = self.config
+        x_BTNH = x_BTD.reshape(*x_BTD.shape[:2], -1, c.H)
+        return x_BTNH if positions_BT is None else rotate(x_BTNH, positions_BT, c.rotary_base)
+
+    def _queries(self, x_BTD, positions_BT) -> jax.Array:
+        q_BTD = self.query(x_BTD)
+        if not self.config.scale_scores:  # undoes the division of every form of attention
+            q_BTD = q_BTD * self.config.H ** 0.5
+        return self._heads(q_BTD, positions_BT)
 
     def keys_values(self, source_BSD, positions_BS=None) -> tuple[jax.Array, jax.Array]:
         """k_BSKH and v_BSKH of what is attended to."""
@@ -230,13 +242,13 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, x_BTD, k_BSKH, mask: Mask, bias_NR=None, positions_BT=None) -> jax.Array:
         """The attention map weights_BNTS, for looking at."""
-        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
+        q_BTNH = self._queries(x_BTD, positions_BT)
         return attention_weights(q_BTNH, k_BSKH, mask, bias_NR)
 
     def __call__(self, x_BTD, k_BSKH, v_BSKH, mask: Mask, bias_NR=None,
                  positions_BT=None) -> jax.Array:
         """out_BTD."""
-        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
+        q_BTNH = self._queries(x_BTD, positions_BT)
         drop_BNTS = self.drop.factors((*q_BTNH.shape[::2], q_BTNH.shape[1], k_BSKH.shape[1]))
         out_BTNH = attend(self.config.attention, q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
         return self.out(out_BTNH.reshape(*x_BTD.shape[:2], -1))
@@ -249,7 +261,7 @@ class MultiHeadAttention(nn.Module):
         its keys, and are attended for as G·T queries of that example. These see the same, or with
         `lines_BGM`, and T = 1, each its own line.
         """
-        q_BTNH = self._heads(self.query(x_BTD), positions_BT)
+        q_BTNH = self._queries(x_BTD, positions_BT)
         B = len(v_XSH) // self.config.K
         if (len(x_BTD) > B and lines_BGM is None
                 and mask.replace(key_starts_B=None, key_lengths_B=None) != Mask()):

@@ -9,34 +9,35 @@ import math
 import jax
 import jax.numpy as jnp
 
-NUM_BUCKETS, MAX_DISTANCE = 32, 128  # of T5's relative bias
 
-
-def sinusoidal(positions: jax.Array, d_model: int) -> jax.Array:
+def sinusoidal(positions: jax.Array, d_model: int, halves: bool = False) -> jax.Array:
     """PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos of the same angle.
 
-    positions: any shape [...] of integers. Returns [..., D] float32.
+    positions: any shape [...] of integers. Returns [..., D] float32; with `halves` all sines
+    before all cosines, as in the authors' tensor2tensor and in Marian.
     Source: Vaswani et al. 2017, section 3.5.
     """
-    angle = _angles(positions, d_model)
+    angle = _angles(positions, d_model, 10_000.0)
+    if halves:
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(
         *positions.shape, d_model)
 
 
-def _angles(positions: jax.Array, width: int) -> jax.Array:
-    """positions / 10000^(2i/width), float32 of shape [..., width / 2]."""
-    frequency = 10_000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+def _angles(positions: jax.Array, width: int, base: float) -> jax.Array:
+    """positions / base^(2i/width), float32 of shape [..., width / 2]."""
+    frequency = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     return positions[..., None].astype(jnp.float32) * frequency.reshape(
         (1,) * positions.ndim + (-1,))
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float = 10_000.0) -> jax.Array:
     """Queries or keys turned by their positions, so that q·k depends on the distance alone.
 
-    Pairs (i, i + H/2) turn by pos / 10000^(2i/H), the layout of GPT-NeoX and Llama.
+    Pairs (i, i + H/2) turn by pos / base^(2i/H), the layout of GPT-NeoX and Llama.
     Source: Su et al. 2021 (RoFormer), section 3.4.2.
     """
-    angle_BT1h = _angles(positions_BT, x_BTNH.shape[-1])[:, :, None]
+    angle_BT1h = _angles(positions_BT, x_BTNH.shape[-1], base)[:, :, None]
     cos, sin = jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -78,14 +79,15 @@ def alibi_bias(distance_R: jax.Array, num_heads: int) -> jax.Array:
     return -jnp.array(chosen)[:, None] * jnp.abs(distance_R)[None].astype(jnp.float32)
 
 
-def relative_buckets(distance_R: jax.Array, bidirectional: bool) -> jax.Array:
-    """T5's bucket of each distance, int32 [R] in 0 ... NUM_BUCKETS - 1.
+def relative_buckets(distance_R: jax.Array, bidirectional: bool, buckets: int = 32,
+                     max_distance: int = 128) -> jax.Array:
+    """T5's bucket of each distance, int32 [R] in 0 ... buckets - 1.
 
     Half of a direction's buckets are exact distances, the others grow in logarithmic steps up to
-    MAX_DISTANCE, beyond which all are one. Keys after the query have buckets of their own, or if
+    `max_distance`, beyond which all are one. Keys after the query have buckets of their own, or if
     not `bidirectional` the bucket of distance 0. Source: Raffel et al. 2020, section 2.1.
     """
-    buckets, first = NUM_BUCKETS, 0
+    first = 0
     if bidirectional:
         buckets //= 2
         first = jnp.where(distance_R > 0, buckets, 0)
@@ -93,6 +95,6 @@ def relative_buckets(distance_R: jax.Array, bidirectional: bool) -> jax.Array:
     else:
         back_R = jnp.maximum(-distance_R, 0)
     exact = buckets // 2
-    steps = jnp.log(jnp.maximum(back_R, 1) / exact) / math.log(MAX_DISTANCE / exact)
+    steps = jnp.log(jnp.maximum(back_R, 1) / exact) / math.log(max_distance / exact)
     far_R = exact + (steps * (buckets - exact)).astype(jnp.int32)
     return first + jnp.where(back_R < exact, back_R, jnp.minimum(far_R, buckets - 1))

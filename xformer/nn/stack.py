@@ -17,7 +17,7 @@ from xformer.config import ModelConfig
 from xformer.nn.attention import by_head
 from xformer.nn.layers import Dropout, FeedForward, MultiHeadAttention, Norm
 from xformer.nn.masks import Mask
-from xformer.nn.positions import NUM_BUCKETS, alibi_bias, distances, relative_buckets
+from xformer.nn.positions import alibi_bias, distances, relative_buckets
 
 
 @struct.dataclass
@@ -175,7 +175,7 @@ class Stack(nn.Module):
         if self.config.positions == 'relative':  # one table for all layers, as in T5
             self.relative_bias = self.param(
                 'relative_bias', nn.initializers.normal(self.config.d_model ** -0.5),
-                (NUM_BUCKETS, self.config.num_heads))
+                (self.config.relative_buckets, self.config.num_heads))
         if self.config.norm_position == 'pre':
             self.final_norm = Norm(self.config)
 
@@ -210,7 +210,8 @@ class Stack(nn.Module):
         distance_R = distances(positions_BT.shape[1], key_length, mask.offset)
         if c.positions == 'alibi':
             return View(mask, alibi_bias(distance_R, c.num_heads))
-        bucket_R = relative_buckets(distance_R, bidirectional=not mask.causal)
+        bucket_R = relative_buckets(distance_R, not mask.causal, c.relative_buckets,
+                                    c.relative_distance)
         return View(mask, self.relative_bias[bucket_R].T)
 
     def finish(self, x_BTD) -> jax.Array:

@@ -1,0 +1,6 @@
+"""Hugging Face checkpoint folders in and out, without PyTorch.
+
+`options` turns their config.json into our configuration and back, `tables` their tensors into our
+parameters and back, each by a table of the family (in `families`); `tensors` reads and writes
+safetensors files; `folder` puts them together.
+"""

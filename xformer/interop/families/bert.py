@@ -1,0 +1,171 @@
+"""Encoders: BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019),
+ALBERT (Lan et al. 2020), ELECTRA's discriminator (Clark et al. 2020)."""
+
+from collections.abc import Sequence
+
+from xformer.interop.families.family import Architecture, Family
+from xformer.interop.options import ACTIVATIONS, Option, chosen, fixed
+from xformer.interop.tables import Place, Table, embedding, linear, norm, within
+
+ENCODER = {'family': 'encoder', 'num_decoder_layers': 0, 'embedding_norm': True,
+           'positions': 'learned', 'embedding_scale': 'none', 'init': 'bert'}
+OPTIONS = [
+    Option('vocab_size', 'vocab_size', 30_522),
+    Option('hidden_size', 'd_model', 768),
+    Option('num_hidden_layers', 'num_encoder_layers', 12),
+    Option('num_attention_heads', 'num_heads', 12),
+    Option('intermediate_size', 'd_ff', 3072),
+    chosen('hidden_act', 'activation', 'gelu', ACTIVATIONS),
+    Option('hidden_dropout_prob', 'dropout', 0.1),
+    Option('attention_probs_dropout_prob', 'attention_dropout', 0.1),
+    Option('max_position_embeddings', 'max_length', 512),
+    Option('type_vocab_size', 'num_segments', 2),
+    Option('layer_norm_eps', 'norm_epsilon', 1e-12),
+    Option('pad_token_id', 'pad_id', 0),
+    *fixed(position_embedding_type='absolute', is_decoder=False, add_cross_attention=False,
+           tie_word_embeddings=True),
+]
+
+
+def changed(options: Sequence[Option], *others: Option) -> list[Option]:
+    """The options with others in the place of those of the same name, or after them."""
+    new = {option.theirs: option for option in others}
+    return [new.pop(option.theirs, option) for option in options] + list(new.values())
+
+
+def embeddings(theirs: str, skip: int = 0) -> Table:
+    """Of tokens, positions and segments, and their norm."""
+    return {**embedding('embedding', f'{theirs}.word_embeddings'),
+            **embedding('input_embedding/position_embedding', f'{theirs}.position_embeddings',
+                        skip),
+            **embedding('input_embedding/segment_embedding', f'{theirs}.token_type_embeddings'),
+            **norm('input_embedding/norm', f'{theirs}.LayerNorm')}
+
+
+def block(query: str, key: str, value: str, out: str, attention_norm: str, up: str, down: str,
+          feed_forward_norm: str) -> Table:
+    """A layer, of the names that they have in the family."""
+    return {**linear('self_attention/query', query), **linear('self_attention/key', key),
+            **linear('self_attention/value', value), **linear('self_attention/out', out),
+            **norm('self_attention_norm', attention_norm),
+            **linear('feed_forward/up', up), **linear('feed_forward/down', down),
+            **norm('feed_forward_norm', feed_forward_norm)}
+
+
+BLOCK = block('attention.self.query', 'attention.self.key', 'attention.self.value',
+              'attention.output.dense', 'attention.output.LayerNorm', 'intermediate.dense',
+              'output.dense', 'output.LayerNorm')
+
+
+def encoder(prefix: str, skip: int = 0) -> Table:
+    """BERT's names."""
+    return within('encoder', prefix, {
+        **embeddings('embeddings', skip),
+        **within('encoder/layers', 'encoder.layer.*', BLOCK),
+        **linear('pooler', 'pooler.dense')})
+
+
+def masked(transform: str, transform_norm: str, bias: str) -> Table:
+    """The head for masked tokens."""
+    return {**linear('transform', transform), **norm('transform_norm', transform_norm),
+            'output_bias': Place(bias)}
+
+
+def heads(name: str, classify: Architecture | None = None) -> dict[str, Architecture]:
+    """The heads that all these families call the same."""
+    return {f'{name}ForSequenceClassification':
+            classify or Architecture('classify', linear('head', 'classifier')),
+            f'{name}ForTokenClassification': Architecture('tag', linear('head', 'classifier')),
+            f'{name}ForQuestionAnswering': Architecture('answer', linear('head', 'qa_outputs')),
+            f'{name}Model': Architecture('none')}
+
+
+def two_layers(activation: str, first: str, second: str) -> Architecture:
+    """A classifier with a layer in the place of BERT's pooler."""
+    return Architecture('classify', {**linear('encoder/pooler', first), **linear('head', second)},
+                        {'pooler_activation': activation})
+
+
+_BERT_MASKED = masked('cls.predictions.transform.dense', 'cls.predictions.transform.LayerNorm',
+                      'cls.predictions.bias')
+BERT = Family(
+    'bert', OPTIONS, ENCODER, lambda model: encoder('bert'), {
+        **heads('Bert'),
+        'BertForMaskedLM': Architecture('mlm', _BERT_MASKED),
+        'BertForPreTraining': Architecture('mlm_nsp', {
+            **_BERT_MASKED, **linear('next_sentence_head', 'cls.seq_relationship')})},
+    prefix='bert', tied=['cls.predictions.decoder.weight'],
+    ignored=['*embeddings.position_ids', 'cls.predictions.decoder.bias'])
+
+_OFFSET = 2  # positions are counted from pad_id + 1 on
+ROBERTA = Family(
+    'roberta', changed(
+        OPTIONS, Option('vocab_size', 'vocab_size', 50_265), Option('pad_token_id', 'pad_id', 1),
+        Option('max_position_embeddings', 'max_length', 512, lambda rows: rows - _OFFSET,
+               lambda length: length + _OFFSET)),
+    ENCODER, lambda model: encoder('roberta', _OFFSET), {
+        **heads('Roberta', two_layers('tanh', 'classifier.dense', 'classifier.out_proj')),
+        'RobertaForMaskedLM': Architecture(
+            'mlm', masked('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias'))},
+    prefix='roberta', tied=['lm_head.decoder.weight'],
+    ignored=['*embeddings.position_ids', 'lm_head.decoder.bias'])
+
+DISTILBERT = Family(
+    'distilbert', [
+        Option('vocab_size', 'vocab_size', 30_522),
+        Option('dim', 'd_model', 768),
+        Option('n_layers', 'num_encoder_layers', 6),
+        Option('n_heads', 'num_heads', 12),
+        Option('hidden_dim', 'd_ff', 3072),
+        chosen('activation', 'activation', 'gelu', ACTIVATIONS),
+        Option('dropout', 'dropout', 0.1),
+        Option('attention_dropout', 'attention_dropout', 0.1),
+        Option('max_position_embeddings', 'max_length', 512),
+        Option('pad_token_id', 'pad_id', 0),
+        *fixed(sinusoidal_pos_embds=False, tie_word_embeddings=True)],
+    {**ENCODER, 'num_segments': 0, 'norm_epsilon': 1e-12},
+    lambda model: within('encoder', 'distilbert', {
+        **embeddings('embeddings'),
+        **within('encoder/layers', 'transformer.layer.*', block(
+            'attention.q_lin', 'attention.k_lin', 'attention.v_lin', 'attention.out_lin',
+            'sa_layer_norm', 'ffn.lin1', 'ffn.lin2', 'output_layer_norm'))}), {
+        **heads('DistilBert', two_layers('relu', 'pre_classifier', 'classifier')),
+        'DistilBertForMaskedLM': Architecture(
+            'mlm', masked('vocab_transform', 'vocab_layer_norm', 'vocab_projector.bias'))},
+    prefix='distilbert', tied=['vocab_projector.weight'],
+    ignored=['*embeddings.position_ids'])
+
+ALBERT = Family(
+    'albert', changed(
+        OPTIONS, Option('vocab_size', 'vocab_size', 30_000),
+        Option('embedding_size', 'embedding_size', 128), Option('hidden_size', 'd_model', 4096),
+        Option('num_attention_heads', 'num_heads', 64), Option('intermediate_size', 'd_ff', 16_384),
+        chosen('hidden_act', 'activation', 'gelu_new', ACTIVATIONS),
+        Option('hidden_dropout_prob', 'dropout', 0.0),
+        Option('attention_probs_dropout_prob', 'attention_dropout', 0.0),
+        *fixed(num_hidden_groups=1, inner_group_num=1)),
+    {**ENCODER, 'share_layers': True},
+    lambda model: within('encoder', 'albert', {
+        **embeddings('embeddings'),
+        **linear('input_embedding/project', 'encoder.embedding_hidden_mapping_in'),
+        **within('encoder/layers', 'encoder.albert_layer_groups.*.albert_layers.0', block(
+            'attention.query', 'attention.key', 'attention.value', 'attention.dense',
+            'attention.LayerNorm', 'ffn', 'ffn_output', 'full_layer_layer_norm')),
+        **linear('pooler', 'pooler')}), {
+        **heads('Albert'),
+        'AlbertForMaskedLM': Architecture(
+            'mlm', masked('predictions.dense', 'predictions.LayerNorm', 'predictions.bias'))},
+    prefix='albert', tied=['predictions.decoder.weight'],
+    ignored=['*embeddings.position_ids', 'predictions.decoder.bias'])
+
+ELECTRA = Family(
+    'electra', changed(
+        OPTIONS, Option('embedding_size', 'embedding_size', 128),
+        Option('hidden_size', 'd_model', 256), Option('num_attention_heads', 'num_heads', 4),
+        Option('intermediate_size', 'd_ff', 1024)),
+    ENCODER, lambda model: {
+        **encoder('electra'),
+        **within('encoder', 'electra', linear('input_embedding/project', 'embeddings_project'))}, {
+        **heads('Electra', two_layers('gelu', 'classifier.dense', 'classifier.out_proj')),
+        'ElectraForPreTraining': Architecture('none')},
+    prefix='electra', ignored=['*embeddings.position_ids'])

@@ -1,0 +1,262 @@
+"""A Hugging Face folder as a whole: what its config.json says, and its tensors as our parameters.
+"""
+
+import fnmatch
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from xformer.config import Config, ModelConfig, UserError, nearest, override, read_config
+from xformer.interop.families import FAMILIES, Architecture, Family
+from xformer.interop.options import Theirs, to_model, to_theirs
+from xformer.interop.sentences import MODULES, transformer_folder
+from xformer.interop.tables import Table, read_arrays, slots, write_tensors
+from xformer.interop.tensors import Tensors, write
+
+CONFIG = 'config.json'
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder, opened. `name` is of its architecture."""
+
+    folder: Path
+    theirs: Theirs
+    family: Family
+    name: str
+    tensors: Tensors
+    config: Config
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.family.architectures[self.name]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a classifier or tagger, in the order of its outputs."""
+        names = self.theirs.get('id2label') or {}
+        return tuple(str(names.get(str(i), f'LABEL_{i}'))
+                     for i in range(self.config.model.num_labels))
+
+    @property
+    def table(self) -> Table:
+        """Under the names that this file has."""
+        table = _table(self.family, self.architecture, self.config.model)
+        if self._without_prefix:
+            table = {path: place._replace(name=_short(place.name, self.family.prefix))
+                     for path, place in table.items()}
+        return table
+
+    @property
+    def _without_prefix(self) -> bool:
+        prefix = f'{self.family.prefix}.'
+        return bool(self.family.prefix) and not any(
+            name.startswith(prefix) for name in self.tensors)
+
+    def arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+        """(path, float32 array) of each parameter of ours, of these shapes.
+
+        Raises UserError where the file lacks a tensor, or one has another shape.
+        """
+        table = self.table
+        needed = [name for path, shape in shapes.items()
+                  for name, _ in slots(table[path], path, np.broadcast_to(0, shape))]
+        missing = sorted({name for name in needed if self._found(name) is None})
+        if missing:
+            raise UserError(f'{self.folder} lacks the tensor {missing[0]}'
+                            + (f' and {len(missing) - 1} more' if len(missing) > 1 else '')
+                            + f', which {self.name} needs; is config.json of another model?')
+        return read_arrays(table, shapes, lambda name: self.tensors[self._found(name)])
+
+    def unused(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Tensors that hold parameters but have no place in the model."""
+        table = self.table
+        used = {self._found(name) for path, shape in shapes.items()
+                for name, _ in slots(table[path], path, np.broadcast_to(0, shape))}
+        known = [*self.family.ignored, *self.family.tied]
+        return [name for name in self.tensors if name not in used
+                and not any(fnmatch.fnmatch(name, pattern) for pattern in known)]
+
+    def _found(self, name: str) -> str | None:
+        """The name in the file, which may be that of older files for norms."""
+        stem, _, part = name.rpartition('.')
+        older = f'{stem}.{ {"weight": "gamma", "bias": "beta"}.get(part, part)}'
+        return next((each for each in (name, older) if each in self.tensors), None)
+
+
+def _short(name: str, prefix: str) -> str:
+    return name.removeprefix(f'{prefix}.')
+
+
+def _table(family: Family, architecture: Architecture, model: ModelConfig) -> Table:
+    return {**family.table(model), **architecture.head}
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face's or of sentence-transformers, and not a run's."""
+    if (folder / MODULES).is_file():
+        return True
+    try:
+        return 'model_type' in json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def config_in(folder: Path) -> Config:
+    """The configuration of a run, or of a Hugging Face folder. Raises UserError for others."""
+    return open_checkpoint(folder).config if is_checkpoint(folder) else read_config(folder)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Raises UserError for whatever is missing, damaged, or of a kind that is not supported."""
+    folder = transformer_folder(folder)
+    try:
+        theirs = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+        family = FAMILIES.get(theirs['model_type'])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{folder / CONFIG} is no configuration of a model ({error!r}); restore '
+                        'it from a copy') from None
+    if family is None:
+        raise UserError(f'{folder} is of model_type={theirs["model_type"]!r}, which is not '
+                        f'supported; there are: {", ".join(FAMILIES)}')
+    name = _architecture(folder, theirs, family)
+    tensors = Tensors(folder)
+    try:
+        model = to_model(family.adjust(theirs), family.options)
+    except UserError as error:
+        raise UserError(f'{folder / CONFIG}: {error}') from None
+    found = Checkpoint(folder, theirs, family, name, tensors, Config())
+    objective = _objective(theirs, found.architecture)
+    model = {**family.model, **found.architecture.model, **model}
+    if objective in ('classify', 'tag'):
+        model['num_labels'] = len(theirs.get('id2label') or range(theirs.get('num_labels', 2)))
+    config = override(Config(), {f'model.{field}': value for field, value in model.items()
+                                 if value is not None} | {'data.objective': objective})
+    found = _with(found, config)
+    return _with(found, override(config, {**_tied(found), **_pooled(found)}))
+
+
+def _with(found: Checkpoint, config: Config) -> Checkpoint:
+    return Checkpoint(found.folder, found.theirs, found.family, found.name, found.tensors, config)
+
+
+def _architecture(folder: Path, theirs: Theirs, family: Family) -> str:
+    [*names] = theirs.get('architectures') or []
+    if not names:
+        raise UserError(f'{folder / CONFIG} does not say of which architecture the model is; add '
+                        f'"architectures": ["NAME"], one of {", ".join(family.architectures)}')
+    if names[0] not in family.architectures:
+        raise UserError(f'{folder} is of architecture {names[0]}, which is not supported'
+                        + nearest(names[0], family.architectures))
+    return names[0]
+
+
+def _objective(theirs: Theirs, architecture: Architecture) -> str:
+    """What the architecture was trained for; a classifier of one label learns numbers."""
+    if architecture.objective != 'classify':
+        return architecture.objective
+    problem = theirs.get('problem_type')
+    if problem == 'multi_label_classification':
+        raise UserError(f'problem_type={problem!r} is not supported: a text has one label here')
+    one = len(theirs.get('id2label') or range(theirs.get('num_labels', 2))) == 1
+    return 'regress' if one or problem == 'regression' else 'classify'
+
+
+def _tied(found: Checkpoint) -> dict[str, str]:
+    """Whether the output has a matrix of its own: where the family allows it, the file tells.
+
+    Raises UserError for a second copy of the embeddings that differs, in any other family.
+    """
+    table = found.table
+    place = table.get('embedding') or table['encoder/embedding']
+    embedding = found.tensors[place.name] if place.name in found.tensors else None
+    for name in found.family.tied:
+        if name not in found.tensors or embedding is None:
+            continue
+        if np.array_equal(found.tensors[name], embedding):
+            continue
+        if table.get('output/kernel', place).name != name:
+            raise UserError(f'{name} in {found.folder} differs from {place.name}; of '
+                            f'{found.family.model_type} the two are supported as one alone')
+        seq2seq = found.config.model.family == 'seq2seq'
+        return {'model.tie_embeddings': 'inputs' if seq2seq else 'none'}
+    return {}
+
+
+def _pooled(found: Checkpoint) -> dict[str, bool]:
+    """Whether there is a pooler, and something that uses it."""
+    place = found.table.get('encoder/pooler/kernel')
+    uses = found.config.data.objective in ('none', 'mlm_nsp', 'classify', 'regress')
+    return {'model.pooler': uses and place is not None and place.name in found.tensors}
+
+
+def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarray],
+                     model_type: str | None = None, labels: tuple[str, ...] = ()) -> str:
+    """Write config.json and the tensors; returns the name of the architecture.
+
+    `params` are ours by path. Without `model_type` it is the first family that the model belongs
+    to. Raises UserError if it belongs to none, or not to that one.
+    """
+    family = _family_of(config, model_type)
+    name = _class_of(family, config)
+    architecture = family.architectures[name]
+    theirs = family.complete(to_theirs(config.model, family.options))
+    about = {'architectures': [name], 'model_type': family.model_type, 'dtype': 'float32'}
+    if labels:
+        about['id2label'] = {str(i): label for i, label in enumerate(labels)}
+        about['label2id'] = {label: i for i, label in enumerate(labels)}
+    if config.data.objective == 'regress':
+        about |= {'problem_type': 'regression', 'id2label': {'0': 'LABEL_0'},
+                  'label2id': {'LABEL_0': 0}}
+    table = _table(family, architecture, config.model)
+    if config.data.objective == 'none':
+        table = {path: place._replace(name=_short(place.name, family.prefix))
+                 for path, place in table.items()}
+    write(folder, write_tensors(table, params))
+    (folder / CONFIG).write_text(json.dumps(about | theirs, indent=2, sort_keys=True) + '\n',
+                                 encoding='utf-8')
+    return name
+
+
+_FREE = ('attention', 'layers', 'remat', 'dtype', 'init', 'pooler', 'num_labels', 'pad_id',
+         'bos_id', 'eos_id', 'tie_embeddings')  # of which a family says nothing
+
+
+def _class_of(family: Family, config: Config) -> str | None:
+    """The architecture that learns the same; a classifier of one label learns numbers."""
+    objective = 'classify' if config.data.objective == 'regress' else config.data.objective
+    return next((name for name, architecture in family.architectures.items()
+                 if architecture.objective == objective), None)
+
+
+def _family_of(config: Config, model_type: str | None) -> Family:
+    if model_type and model_type not in FAMILIES:
+        raise UserError(f'there is no family {model_type!r}{nearest(model_type, FAMILIES)}')
+    candidates = [FAMILIES[model_type]] if model_type else list(FAMILIES.values())
+    reasons = {family.model_type: _misfit(family, config) for family in candidates}
+    for name, reason in reasons.items():
+        if reason is None:
+            return FAMILIES[name]
+    raise UserError('the model is of no family that Hugging Face knows: '
+                    + '; '.join(f'{name}: {reason}' for name, reason in reasons.items()))
+
+
+def _misfit(family: Family, config: Config) -> str | None:
+    """Why the model is not of the family, or None."""
+    name = _class_of(family, config)
+    if name is None:
+        return f'data.objective={config.data.objective} has no architecture there'
+    try:
+        again = {**family.model, **family.architectures[name].model,
+                 **to_model(to_theirs(config.model, family.options), family.options)}
+    except UserError as error:
+        return str(error)
+    for field in fields(ModelConfig):
+        expected = again.get(field.name, field.default)
+        value = getattr(config.model, field.name)
+        if field.name not in _FREE and value != expected:
+            return f'model.{field.name} is {value}, there {expected}'
+    return None
