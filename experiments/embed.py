@@ -14,6 +14,7 @@ the clusters.
 """
 
 import json
+from pathlib import Path
 
 from absl import flags
 
@@ -27,9 +28,10 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string('input', None, 'file with one text a line, - for standard input '
                         f'({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_string('output', None, '.npz file to write', flag_values=values)
-    flags.DEFINE_enum('pool', 'mean', ['mean', 'cls', 'max', 'last4'], 'mean or maximum over the '
+    flags.DEFINE_enum('pool', None, ['mean', 'cls', 'max', 'last4'], 'mean or maximum over the '
                       "tokens, an encoder's first token, or the mean of the last four layers side "
-                      'by side', flag_values=values)
+                      'by side (default: as a sentence-transformers folder says, else mean)',
+                      flag_values=values)
     flags.DEFINE_boolean('cut', False, 'cut texts that are longer than the model takes, instead '
                          'of refusing them', flag_values=values)
     flags.DEFINE_multi_string('query', [], 'a text whose neighbours to print; may be given several '
@@ -46,20 +48,28 @@ def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
     _check(values)
     config = reading.config_of(values)
-    _check_pool(values.pool, config.model)
-    config = override(config, {'data.too_long': 'cut' if values.cut else 'error'})
+    from xformer.interop.sentences import read_sentences
+    published = None if values.pool else read_sentences(Path(values.model))
+    pool = values.pool or (published.pool if published else 'mean')
+    _check_pool(pool, config.model)
+    config = override(config, {'data.too_long': 'cut' if values.cut or published else 'error'})
     lines = reading.lines_of(values.input)
     labels, texts = _labelled(lines) if values.labels else (None, lines)
 
     run, compilations = reading.open_model(values, config)
-    from xformer.evaluate.embeddings import embed
+    from xformer.evaluate.embeddings import embed, unit
     from xformer.evaluate.inputs import encode_texts
+    config = run.config
+    if published and published.max_length:  # shorter than the model could take
+        config = override(config, {'model.max_length': published.max_length})
     rows, queries = (encode_texts(each, config, run.tokenizers)
                      for each in (texts, values.query))
     reading.tell_unknown(rows + queries, run.tokenizers.special)
     with counting('embedding', len(rows) + len(queries)) as progress:
-        both = embed(rows + queries, run.model, config, run.params, values.pool, compilations,
+        both = embed(rows + queries, run.model, config, run.params, pool, compilations,
                      progress)
+    if published and published.unit:
+        both = unit(both)
     embeddings, queries = both[:len(rows)], both[len(rows):]
     found = {'embeddings': embeddings, 'texts': texts} | ({'labels': labels} if labels else {})
     if values.clusters:

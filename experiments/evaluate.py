@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
     examples = examples_of_file(values.input, config) if values.input else None
 
     run, compilations = reading.open_model(values, config)
+    config = run.config
     from xformer.report import write_report
     from xformer.run import held_out
     examples = examples or held_out(run.folder, name)

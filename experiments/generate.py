@@ -174,6 +174,7 @@ class _Writer:
     def __init__(self, examples: list, values, config: Config):
         draft_config = _draft_config(values, config) if values.draft else None
         self._run, compilations = reading.open_model(values, config)
+        config = self._run.config
         from xformer.decode.generate import Draft, Generator
         draft = None
         if draft_config:
@@ -310,6 +311,7 @@ def _scores(texts: list[str], values, config: Config) -> str:
     given = [('', text) if lm else _pair(text, f'input {number}')
              for number, text in enumerate(texts, start=1)]
     run, compilations = reading.open_model(values, config)
+    config = run.config
     from xformer.decode.likelihood import log_likelihoods
     from xformer.evaluate.inputs import encode_outputs, encode_sources
     sources = [[] for _ in given] if lm else encode_sources(

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
                 for number, text in enumerate(texts, start=1)]
 
     run, compilations = reading.open_model(values, config)
+    config = run.config
     from xformer.data.sources import Labelled, prepare_source
     from xformer.evaluate.fillers import fill_masks, next_sentence
     from xformer.evaluate.labels import guess

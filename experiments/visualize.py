@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
     texts, targets = _pairs(reading.texts_of(values), config.model)
 
     run, compilations = reading.open_model(values, config)
+    config = run.config
     from xformer.evaluate.inputs import encode_texts
     from xformer.evaluate.looks import look_at
     rows = encode_texts(texts, config, run.tokenizers)

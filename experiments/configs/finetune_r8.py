@@ -1,6 +1,6 @@
 """Topics of news (Reuters-21578, R8): one of eight labels for a text, cut at 128 tokens.
 
-The recipe of finetune_sst2 on 5,485 documents; dev is held out of them by hash. Always "earn" is
+The recipe of finetune_sst2, three times as long, on 5,485 documents; dev is held out of them by hash. Always "earn" is
 right in 49.5 % of test; TF-IDF and a linear SVM in 97.4 % (measured, whole documents). With few
 labels, --config.data.per_label=20 keeps twenty documents of each.
 
@@ -12,6 +12,8 @@ labels, --config.data.per_label=20 keeps twenty documents of each.
 from experiments.configs import finetune_sst2
 from xformer.config import override
 
-CONFIG = override(finetune_sst2.CONFIG, {'data.dataset': 'reuters_r8'})
+CONFIG = override(finetune_sst2.CONFIG, {
+    'data.dataset': 'reuters_r8', 'optim.warmup_steps': 180, 'train.steps': 1800,
+    'train.eval_every': 120, 'train.save_every': 120})
 
 VARIANTS = finetune_sst2.VARIANTS

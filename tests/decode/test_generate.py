@@ -85,6 +85,12 @@ def assert_same(found, expected):
                                    [output.score for output in others], atol=1e-4)
 
 
+def test_outputs_do_not_depend_on_whether_caches_grow(decoder, together, monkeypatch):
+    monkeypatch.setattr('xformer.decode.generate.GROWS', 4)
+    growing = Decoder({'decode.beam_size': decoder.config.decode.beam_size})
+    assert_same(growing.generate(SOURCES), together)
+
+
 @pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
 def test_outputs_vary_keep_their_promises_and_score_what_the_model_itself_says(changes):
     """Teacher-forced, without any cache: proves that beams are reordered as they should be."""

@@ -93,6 +93,14 @@ def rotary():
     return Setting({'model.positions': 'rotary', 'model.num_decoder_layers': 2})
 
 
+@pytest.mark.parametrize('changes', [{}, {'decode.beam_size': 3}, {'decode.strategy': 'sample'}],
+                         ids=['greedy', 'beam', 'sample'])
+def test_outputs_do_not_depend_on_whether_caches_grow(setting, changes, monkeypatch):
+    expected = setting.generator(changes)(PROMPTS[:4])
+    monkeypatch.setattr('xformer.decode.generate.GROWS', 4)
+    assert_same(setting.generator(changes)(PROMPTS[:4]), expected)
+
+
 def log_softmax(logits):
     return logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
 

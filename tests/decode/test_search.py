@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from xformer.config import Config, DecodeConfig, ModelConfig
-from xformer.decode.search import Beams, Prompts, Rows, length_penalty
+from xformer.decode.search import Beams, Prompts, Rows, largest, length_penalty
 
 T, B = 4, 8
 MOST = 5  # tokens in the largest vocabulary here
@@ -284,3 +284,13 @@ def test_length_penalties_by_hand():
     assert length_penalty(7, DecodeConfig(alpha=0.5)) == pytest.approx(math.sqrt(2))
     assert length_penalty(9, DecodeConfig(length_penalty='length', alpha=0.5)) == pytest.approx(3)
     assert length_penalty(9, DecodeConfig(length_penalty='length', alpha=0.0)) == 1
+
+
+@pytest.mark.parametrize('size', [7, 300, 2048, 5001])
+@pytest.mark.parametrize('kinds', [3, 10**6], ids=['ties', 'distinct'])
+def test_the_largest_values_are_found_the_first_of_equals_first(size, kinds):
+    values_BN = np.random.default_rng(size).integers(-kinds, 1, (3, size)).astype(np.float32)
+    found_BC, index_BC = largest(jnp.asarray(values_BN), 5)
+    expected_BC = np.argsort(-values_BN, axis=1, kind='stable')[:, :5]
+    np.testing.assert_array_equal(index_BC, expected_BC)
+    np.testing.assert_array_equal(found_BC, np.take_along_axis(values_BN, expected_BC, axis=1))

@@ -18,6 +18,7 @@ from xformer.nn.stack import unstacked
 EXTRA_LENGTH = 50  # longest output: source + 50 tokens (Vaswani et al. 2017, section 6.1)
 STRIDE = 16  # tokens written between looks at outputs that their text may end
 LEAST_WIDTH = 16  # of a bucket of inputs
+GROWS = 128  # tokens of outputs from which on caches grow, for a longer compilation
 
 Complete = Callable[[int, list[int]], bool]  # (number of the input, ids of its output) -> ended
 
@@ -156,17 +157,27 @@ class Generator:
         return ids_BS, *numbers_B4.T.copy()
 
     def _searched(self, params, *arrays):
-        """As `_written`, of all tokens from the beginning, which takes one compilation."""
-        most = self._most(arrays[0].shape[1])
-        return self._written(params, self._started(params, *arrays), most)
+        """As `_written`, of all tokens from the beginning, which takes one compilation.
 
-    def _started(self, params, ids_BS, lengths_B, least_B, most_B, numbers_B):
-        """The state of a search in which nothing is written yet."""
+        Every token reads all the room that its cache has, so that of long outputs grows twice.
+        """
+        most = self._most(arrays[0].shape[1])
+        rooms = [most // 4, most // 2, most] if most >= GROWS and not self._draft else [most]
+        state = self._started(params, *arrays, room=rooms[0])
+        for before, room in zip([rooms[0], *rooms], rooms):
+            state = state.replace(cache=_with_room(state.cache, room - before))
+            state, written = self._written(params, state, room)
+        return state, written
+
+    def _started(self, params, ids_BS, lengths_B, least_B, most_B, numbers_B, room=None):
+        """The state of a search in which nothing is written yet; its cache has room for as many
+        tokens, or for all."""
         K, T = self._hypotheses, self._most(ids_BS.shape[1])
+        room = T if room is None else room
         own, drafts = params
         spare = self._draft.size if self._draft else 0  # room to read drafts beyond the end
         text_BP, text_lengths_B, cache = _read_inputs(
-            self._model, own, ids_BS, lengths_B, 1 if self._beams else K, T + spare)
+            self._model, own, ids_BS, lengths_B, 1 if self._beams else K, room + spare)
         prompts = Prompts(text_BP, text_lengths_B, least_B, most_B)
         if self._draft:
             draft_cache = _read_inputs(
@@ -243,6 +254,16 @@ def _read_inputs(model: nn.Module, params, ids_BS, lengths_B, K: int, T: int):
 
 def _extend(model: nn.Module, params, ids_RT, cache):
     return model.apply({'params': params}, ids_RT, cache, method='extend')
+
+
+def _with_room(cache, more: int):
+    """The cache with room for that many tokens more of each row or hypothesis."""
+    if cache.lines_BGM is None:
+        return cache.replace(layers=[layer.with_room(more) for layer in cache.layers])
+    K = cache.lines_BGM.shape[1]
+    lines_BKM = jnp.pad(cache.lines_BGM, ((0, 0), (0, 0), (0, more)))
+    return cache.replace(layers=[layer.with_room(more * K) for layer in cache.layers],
+                         lines_BGM=_followed(lines_BKM, cache.position))
 
 
 def _side_by_side(cache, K: int):

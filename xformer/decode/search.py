@@ -184,7 +184,7 @@ class Group:
 
         # 2k candidates: even if k of them end, k prefixes remain
         choice_BkV = log_p_BkV - penalty_BV[:, None]
-        choice_BC, flat_BC = jax.lax.top_k(choice_BkV.reshape(B, k * V), 2 * k)
+        choice_BC, flat_BC = largest(choice_BkV.reshape(B, k * V), 2 * k)
         log_p_BC = jnp.take_along_axis(log_p_BkV.reshape(B, k * V), flat_BC, axis=1)
         parent_BC, token_BC = flat_BC // V, flat_BC % V
         ids_BCM = _take(self.ids_BkM, parent_BC).at[:, :, P + t].set(token_BC)
@@ -209,6 +209,23 @@ class Group:
             jnp.arange(B)[:, None], jnp.take_along_axis(token_BC, kept_Bk, axis=1)].add(counts_Bk)
         group = Group(_take(ids_BCM, kept_Bk), log_p_Bk, finished, done_B)
         return group, jnp.take_along_axis(parent_BC, kept_Bk, axis=1), taken_BV
+
+
+def largest(values_BN: jax.Array, count: int, block: int = 256) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k`, several times faster on a CPU: (values_BC, index_BC), of equals the first.
+
+    The largest are in the blocks with the largest maxima: if one were in another, each of these
+    blocks would hold one that comes before it.
+    """
+    B, N = values_BN.shape
+    if N <= block * count:
+        return jax.lax.top_k(values_BN, count)
+    blocks_BXb = jnp.pad(values_BN, ((0, 0), (0, -N % block)), constant_values=-jnp.inf
+                         ).reshape(B, -1, block)
+    chosen_BC = jnp.sort(jax.lax.top_k(blocks_BXb.max(axis=-1), count)[1], axis=1)
+    found_BC, index_BC = jax.lax.top_k(_take(blocks_BXb, chosen_BC).reshape(B, -1), count)
+    chosen_BC = jnp.take_along_axis(chosen_BC, index_BC // block, axis=1)
+    return found_BC, chosen_BC * block + index_BC % block
 
 
 def _take(values_BC, index_BK):

@@ -59,6 +59,11 @@ class LayerCache:
         return self.replace(k_XHM=put(self.k_XHM, k_XTH.swapaxes(1, 2), slot, 2),
                             v_XMH=put(self.v_XMH, v_XTH, slot, 1))
 
+    def with_room(self, slots: int) -> 'LayerCache':
+        """With that many slots more."""
+        return self.replace(k_XHM=jnp.pad(self.k_XHM, ((0, 0), (0, 0), (0, slots))),
+                            v_XMH=jnp.pad(self.v_XMH, ((0, 0), (0, slots), (0, 0))))
+
     def repeated(self, times: int) -> 'LayerCache':
         """With that many copies of each example, one below the other, but for the memory's."""
         def copies(cache):
