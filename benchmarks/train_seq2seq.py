@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.huggingface import marian
 from benchmarks.results import OURS
-from benchmarks.training import Peer, compare_steps
+from benchmarks.training import LossOf, Peer, compare_steps
 from benchmarks.work import PAIR_SPECIAL, PAIR_VOCAB_SIZE, TRANSLATION, Batch
 from xformer.config import Config, UserError
 from xformer.console import say
@@ -98,8 +98,13 @@ def fill_of(batches: list[Batch]) -> float:
 
 def make_peer(config: Config, params: dict, peer: str) -> Peer:
     """transformers' Marian with our weights; compiled once for batches of all shapes."""
-    smoothing = config.optim.label_smoothing
+    loss = make_loss(config.optim.label_smoothing)
+    return Peer(config, marian(config.model, params),
+                torch.compile(loss, dynamic=True) if peer == 'compile' else loss)
 
+
+def make_loss(smoothing: float) -> LossOf:
+    """The mean smoothed cross-entropy of the target tokens."""
     def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         slots_S = torch.arange(batch['source_BS'].shape[1], device=batch['source_BS'].device)
         real_BS = slots_S < batch['source_lengths_B'][:, None]
@@ -107,5 +112,4 @@ def make_peer(config: Config, params: dict, peer: str) -> Peer:
                            decoder_input_ids=batch['inputs_BT'], use_cache=False).logits
         return F.cross_entropy(logits_BTV.flatten(0, 1), batch['labels_BT'].flatten().long(),
                                ignore_index=PAIR_SPECIAL.pad, label_smoothing=smoothing)
-    return Peer(config, marian(config.model, params),
-                torch.compile(loss_of, dynamic=True) if peer == 'compile' else loss_of)
+    return loss_of
