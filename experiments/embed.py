@@ -52,14 +52,14 @@ def main(argv: list[str]) -> None:
     labels, texts = _labelled(lines) if values.labels else (None, lines)
 
     run, compilations = reading.open_model(values, config)
-    from xformer.evaluate.embeddings import embed
+    from xformer.evaluate.embeddings import Embedder
     from xformer.evaluate.inputs import encode_texts
     rows, queries = (encode_texts(each, config, run.tokenizers)
                      for each in (texts, values.query))
     reading.tell_unknown(rows + queries, run.tokenizers.special)
     with counting('embedding', len(rows) + len(queries)) as progress:
-        both = embed(rows + queries, run.model, config, run.params, values.pool, compilations,
-                     progress)
+        embed = Embedder(run.model, config, run.params, values.pool, compilations)
+        both = embed(rows + queries, progress)
     embeddings, queries = both[:len(rows)], both[len(rows):]
     found = {'embeddings': embeddings, 'texts': texts} | ({'labels': labels} if labels else {})
     if values.clusters:
