@@ -1,7 +1,7 @@
 """Suite train-seq2seq: a small translation model on Multi30k, batched as each side does it best.
 
 Both have the same budget of token slots, source and target, padding included; what counts are
-real target tokens. Ours takes the buckets of its plan. The peer sorts the pairs by length, fills
+real target tokens. Ours takes the buckets of its plan, asked for 93 % in at most 40. The peer sorts the pairs by length, fills
 batches up to the budget and pads each to its longest (fairseq's batching).
 """
 
@@ -23,7 +23,7 @@ from xformer.data.pipeline import prepare
 from xformer.data.plan import make_plan, random_numbers
 from xformer.data.store import Column
 
-EVERY = 24  # of the batches of an epoch, which are in order of length, this many become one
+EVERY = 16  # of the batches of an epoch, in order of length, the middle ones of so many are taken
 BAR = 1.3
 
 
@@ -31,7 +31,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     """The one case of the suite. Raises RuntimeError if the two sides are not the same."""
     pairs = multi30k()
     budget = TRANSLATION.data.batch_tokens
-    theirs = sorted_batches(pairs, budget)[::EVERY]
+    theirs = sorted_batches(pairs, budget)[EVERY // 2::EVERY]
     batches = {OURS: planned_batches(pairs), **dict.fromkeys(peers, theirs)}
     fill = {side: fill_of(made) for side, made in batches.items()}
     title = f'3 + 3 layers, 256 wide, {budget} slots'
@@ -66,9 +66,9 @@ def generated(number: int) -> Pairs:
 
 
 def planned_batches(pairs: Pairs) -> list[Batch]:
-    """Every EVERY-th batch of our plan, in the order of its buckets."""
+    """Some batches of our plan, in the order of its buckets."""
     plan = make_plan(pairs, '', TRANSLATION.data, TRANSLATION.train.seed)
-    chosen = map(plan.buckets.batch, range(0, plan.num_batches, EVERY))
+    chosen = map(plan.buckets.batch, range(EVERY // 2, plan.num_batches, EVERY))
     return [pairs.batch(plan.buckets.examples(k, ordinals), plan.shapes[k],
                         random_numbers(0, '', 0)) for k, ordinals in chosen]
 

@@ -24,7 +24,8 @@ TRANSLATION = override(Config(), {
     'model.norm_epsilon': 1e-5, 'model.layers': 'unroll', 'model.vocab_size': PAIR_VOCAB_SIZE,
     'model.pad_id': PAIR_SPECIAL.pad, 'model.bos_id': PAIR_SPECIAL.bos,
     'model.eos_id': PAIR_SPECIAL.eos, 'data.dataset': 'multi30k_en_de', 'data.tokenizer': 'bpe',
-    'data.vocab_size': PAIR_VOCAB_SIZE, 'data.batch_tokens': 4096, 'data.too_long': 'drop',
+    'data.vocab_size': PAIR_VOCAB_SIZE, 'data.batch_tokens': 4096, 'data.batch_multiple': 1,
+    'data.max_buckets': 40, 'data.min_fill': 0.93, 'data.too_long': 'drop', 'parallel.devices': 1,
     'optim.peak_learning_rate': 1e-3, 'optim.warmup_steps': 500, 'optim.clip_norm': 1.0})
 
 

@@ -47,7 +47,7 @@ def test_bert_makes_the_same_updates():
 def test_marian_makes_the_same_updates():
     config = override(work.TRANSLATION, TINY)
     batches = train_seq2seq.planned_batches(train_seq2seq.generated(2000))
-    assert 0.8 < train_seq2seq.fill_of(batches) < 1
+    assert 0.9 < train_seq2seq.fill_of(batches) < 1
     training.parity(sides(train_seq2seq, config), [batches[0], batches[0]])
 
 
