@@ -1,8 +1,9 @@
 """Suite train-seq2seq: a small translation model on Multi30k, batched as each side does it best.
 
 Both have the same budget of token slots, source and target, padding included; what counts are
-real target tokens. Ours takes the buckets of its plan, asked for 93 % in at most 40. The peer sorts the pairs by length, fills
-batches up to the budget and pads each to its longest (fairseq's batching).
+real target tokens. Ours takes the buckets of its plan, asked for 93 % in at most 40. The peer
+sorts the pairs by length, fills batches up to the budget and pads each to its longest (fairseq's
+batching).
 """
 
 from collections.abc import Iterable
