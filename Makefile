@@ -2,7 +2,9 @@
 # make smoke        every experiment that runs here, for some seconds: trained and measured
 # make test         lint and the whole test-suite; another interpreter: make test PYTHON=python3.13
 # make bench        the quickstart's training step against PyTorch, side by side
-# Each makes its own environment first if it is missing. Needs only git, make and python3 >= 3.11.
+# make bench-gpu    training, attention, decoding and memory on one GPU, with the JAX of PYTHON
+# Each but the last makes its own environment first if it is missing. Needs only git, make and
+# python3 >= 3.11.
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -14,7 +16,7 @@ WORKDIR ?= runs/g2p_quickstart
 # of 4 KB the asking takes an eighth of it
 quickstart smoke bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart smoke test lint bench clean
+.PHONY: quickstart smoke test lint bench bench-gpu clean
 
 quickstart: $(VENV)/ready
 	@$(RUN) -m experiments.train --config=g2p_quickstart --workdir=$(WORKDIR)
@@ -35,6 +37,9 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/bench-ready
 	@$(RUN) -m benchmarks.run --suite=train-g2p
+
+bench-gpu:
+	@$(PYTHON) -m benchmarks.gpu
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

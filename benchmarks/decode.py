@@ -16,12 +16,11 @@ import torch
 from transformers import CompileConfig
 
 from benchmarks.huggingface import gpt2, marian
+from benchmarks.ours import writer
 from benchmarks.parity import announce, check_same
 from benchmarks.results import OURS, case
 from benchmarks.timing import alternate, cpus
-from xformer.compiled import Compilations
 from xformer.config import Config, override, to_flat
-from xformer.decode.generate import Generator
 from xformer.models import build, init_params
 from xformer.presets import preset
 
@@ -71,7 +70,7 @@ def compare_search(config: Config, batch: int, peers: Iterable[str], bar: float,
     params = init_params(build(config), jax.random.key(config.train.seed))
     ids_BP = np.random.default_rng(0).integers(3, VOCAB_SIZE, (batch, PROMPT))
     ids_BP[:, 0 if decoder else -1] = config.model.bos_id if decoder else config.model.eos_id
-    writers = {OURS: ours(config, params, ids_BP)}
+    writers = {OURS: writer(config, params, ids_BP, (1, NEW))}
     for peer in peers:
         writers[peer] = theirs(config, jax.device_get(params), ids_BP, peer)
     expected_BT = writers[OURS](NEW)
@@ -98,25 +97,15 @@ def compare_search(config: Config, batch: int, peers: Iterable[str], bar: float,
     return cases
 
 
-def ours(config: Config, params: dict, ids_BP: np.ndarray) -> Callable[[int], np.ndarray]:
-    """(tokens to write) -> ids_BT, by `xformer.decode.generate`."""
-    decoder = config.model.family == 'decoder'
-    rows = [ids[decoder:].tolist() for ids in ids_BP]
-    limit = 'decode.max_new_tokens' if decoder else 'decode.max_length'
-    before = PROMPT - 1 if decoder else 0
-    generators = {tokens: Generator(build(config), override(config, {
-        limit: tokens, 'decode.min_length': before + tokens}), params, Compilations())
-        for tokens in (1, NEW)}
-    return lambda tokens: np.array([best.ids for best, *_ in generators[tokens](rows)])
-
-
-def theirs(config: Config, params: dict, ids_BP: np.ndarray,
-           peer: str) -> Callable[[int], np.ndarray]:
+def theirs(config: Config, params: dict, ids_BP: np.ndarray, peer: str,
+           device: str = 'cpu') -> Callable[[int], np.ndarray]:
     """(tokens to write) -> ids_BT, by `generate`: eager with a growing cache, or compiled with a
     static one."""
     decoder = config.model.family == 'decoder'
-    model = (gpt2 if decoder else marian)(config.model, params).eval()
-    inputs = torch.from_numpy(ids_BP)
+    model = (gpt2 if decoder else marian)(config.model, params).eval().to(device)
+    if config.model.dtype == 'bfloat16':
+        model = model.to(torch.bfloat16)
+    inputs = torch.from_numpy(ids_BP).to(device)
     how = {'attention_mask': torch.ones_like(inputs), 'do_sample': False,
            'num_beams': config.decode.beam_size}
     if not decoder:
@@ -129,7 +118,7 @@ def theirs(config: Config, params: dict, ids_BP: np.ndarray,
     def write(tokens: int) -> np.ndarray:
         with torch.inference_mode():
             ids_BT = model.generate(inputs, max_new_tokens=tokens, **how)
-        return ids_BT[:, -tokens:].numpy()
+        return ids_BT[:, -tokens:].cpu().numpy()
     return write
 
 

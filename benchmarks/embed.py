@@ -1,8 +1,8 @@
 """Suite embed: sentences to mean-pooled vectors, against sentence-transformers' `encode`.
 
 A MiniLM-sized encoder with random weights, and generated sentences. Both sides begin with texts,
-so that tokenisation counts, and both sort by length; ours keeps its compiled functions from one
-call to the next, and the rounds that warm up compile them.
+so that tokenisation counts. The peer sorts by length; ours packs several sentences into a row and
+keeps its compiled functions from one call to the next: the rounds that warm up compile them.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ from benchmarks.timing import cpus
 from xformer.compiled import Compilations
 from xformer.config import Config, override, to_flat
 from xformer.data.tokenizers import train_tokenizers
-from xformer.evaluate.embeddings import embed
+from xformer.evaluate.embeddings import Embedder
 from xformer.evaluate.inputs import encode_texts
 from xformer.models import build, init_params
 from xformer.presets import preset
@@ -80,23 +80,11 @@ def compare_vectors(config: Config, texts: list[str], peers: Iterable[str], roun
         encoders, len(texts), 'sentences/s', BAR, rounds, title)
 
 
-class Kept(Compilations):
-    """Compiled functions that outlive the call that asks for them."""
-
-    def __init__(self):
-        super().__init__()
-        self._kept = {}
-
-    def wrap(self, name: str, jitted: Callable) -> Callable:
-        """The first function of that name."""
-        return self._kept.setdefault(name, super().wrap(name, jitted))
-
-
 def ours(config: Config, params: dict, texts: list[str]) -> Callable[[], np.ndarray]:
     """() -> vectors_ND, by `xformer.evaluate.embeddings`."""
-    model, tokenizers, kept = build(config), train_tokenizers(config.data, iter(())), Kept()
-    return lambda: embed(encode_texts(texts, config, tokenizers), model, config, params, 'mean',
-                         kept)
+    tokenizers = train_tokenizers(config.data, iter(()))
+    embed = Embedder(build(config), config, params, 'mean', Compilations())
+    return lambda: embed(encode_texts(texts, config, tokenizers))
 
 
 def theirs(model: SentenceTransformer, texts: list[str],

@@ -1,6 +1,7 @@
 """Our commands as users run them, each in a process of its own, and how long they take."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,23 +12,30 @@ from xformer.data.sources.datasets import cache_folder
 from xformer.train.telemetry import read_rows
 
 
-def finished(arguments: list[str], environment: dict[str, str] | None = None,
-             code: int = 0) -> tuple[str, float]:
-    """(standard output, seconds) of `python -m ...`.
+def finished(arguments: list[str], environment: dict[str, str] | None = None, code: int = 0,
+             limit: float | None = None) -> tuple[str, float]:
+    """(standard output, seconds) of `python -m ...`, ended with all that it started after `limit`
+    seconds.
 
     With another exit code than `code` raises what the command said: UserError for a mistake of
-    the user's, else RuntimeError.
+    the user's, else RuntimeError, as when it is ended.
     """
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, '-m', *arguments], capture_output=True, text=True,
-                          env=os.environ | (environment or {}))
+    with subprocess.Popen([sys.executable, '-m', *arguments], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, start_new_session=limit is not None,
+                          env=os.environ | (environment or {})) as process:
+        try:
+            output, said = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise RuntimeError(f'not done after {limit:.0f} s') from None
     seconds = time.perf_counter() - start
-    if done.returncode == 2 != code:
-        raise UserError(done.stderr.strip().splitlines()[-1])
-    if done.returncode != code:
-        raise RuntimeError(f'{" ".join(arguments)}: exit code {done.returncode}: '
-                           f'{done.stderr[-2000:]}')
-    return done.stdout, round(seconds, 3)
+    if process.returncode == 2 != code:
+        raise UserError(said.strip().splitlines()[-1])
+    if process.returncode != code:
+        raise RuntimeError(f'{" ".join(arguments)}: exit code {process.returncode}: '
+                           f'{said[-2000:]}')
+    return output, round(seconds, 3)
 
 
 def uncompiled_cache(folder: Path) -> Path:

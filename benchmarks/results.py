@@ -3,10 +3,11 @@
 A case compares, or it measures by itself:
 
     {'unit', 'bar', 'speed': {side: spread}, 'ratio': {peer: spread}, 'rounds': [{side: seconds}]}
-    {'unit', 'limit', 'value': spread}
+    {'unit', 'bar', 'limit', 'value': spread}
 
 A ratio is our speed ÷ the peer's within one round, so above 1 where we are faster. `bar` is the
-least median ratio to the fastest peer, `limit` the greatest median value; None asks nothing.
+least median ratio to the fastest peer, or the least median value, `limit` the greatest one; None
+asks nothing. Without any peer `absent` says why, and nothing is decided.
 """
 
 from collections.abc import Callable
@@ -38,9 +39,10 @@ def case(rounds: list[dict[str, float]], amounts: dict[str, float], unit: str,
             'amounts': amounts, 'rounds': rounds}
 
 
-def measured(values: list[float], unit: str, limit: float | None) -> dict:
+def measured(values: list[float], unit: str, limit: float | None,
+             bar: float | None = None) -> dict:
     """A case without a peer."""
-    return {'unit': unit, 'limit': limit, 'value': spread(values), 'values': values}
+    return {'unit': unit, 'bar': bar, 'limit': limit, 'value': spread(values), 'values': values}
 
 
 def fastest_peer(case: dict) -> str:
@@ -51,12 +53,16 @@ def fastest_peer(case: dict) -> str:
 def verdict(case: dict) -> str:
     """What was asked of the case and whether it holds, or nothing."""
     if 'value' in case:
-        limit, value = case['limit'], case['value']['median']
-        asked, met = f'at most {limit}', limit is not None and value <= limit
+        value = case['value']['median']
+    elif case['ratio']:
+        value = case['ratio'][fastest_peer(case)]['median']
     else:
-        limit, value = case['bar'], case['ratio'][fastest_peer(case)]['median']
-        asked, met = f'at least {limit}', limit is not None and value >= limit
-    return '' if limit is None else f'{asked}: {"met" if met else "MISSED"}'
+        return case['absent']
+    if case['bar'] is not None:
+        return f'at least {case["bar"]}: {"met" if value >= case["bar"] else "MISSED"}'
+    if case.get('limit') is not None:
+        return f'at most {case["limit"]}: {"met" if value <= case["limit"] else "MISSED"}'
+    return ''
 
 
 def table(result: dict) -> str:
@@ -64,8 +70,8 @@ def table(result: dict) -> str:
     where, packages = result['machine'], result['machine']['packages']
     peers = [f'{name} {packages[name]}' for name in ('jax', 'torch', 'transformers')
              if name in packages]
-    lines = [f'{result["suite"]}: {where["cpu"]}, {where["cpus"]} threads a side, '
-             f'{", ".join(peers)}; load average at the start {where["load_average"]}',
+    lines = [f'{result["suite"]}: {where.get("gpu", where["cpu"])}, {where["cpus"]} threads a '
+             f'side, {", ".join(peers)}; load average at the start {where["load_average"]}',
              _row('', ('min', 'median', 'max'))]
     for name, case in result['cases'].items():
         lines += _rows(name, case)
@@ -77,9 +83,9 @@ def table(result: dict) -> str:
 def _rows(name: str, case: dict) -> list[str]:
     if 'value' in case:
         return [_row(f'{name}, {case["unit"]}', _numbers(case['value']), verdict(case))]
-    decides = fastest_peer(case)
+    decides = fastest_peer(case) if case['ratio'] else None
     return ['', name] + [
-        _row(f'  {side}, {case["unit"]}', _numbers(speed))
+        _row(f'  {side}, {case["unit"]}', _numbers(speed), '' if decides else verdict(case))
         for side, speed in case['speed'].items()] + [
         _row(f'  ratio to {peer}', _numbers(ratio), verdict(case) if peer == decides else '')
         for peer, ratio in case['ratio'].items()]

@@ -4,7 +4,6 @@ The peer has the same weights, positions, dropout rates in the same places, loss
 AdamW and batches.
 """
 
-import math
 from collections.abc import Iterable
 
 import jax.numpy as jnp
@@ -13,17 +12,16 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.training import Batch, Peer, compare_steps
+from benchmarks.training import Peer, compare_steps
 from benchmarks.weights import copied_linear, copied_norm, load
+from benchmarks.work import PAIR_SPECIAL, pair_batch
 from experiments.configs import g2p_quickstart
 from xformer.config import Config, ModelConfig, override
 from xformer.data.objectives import real_tokens
-from xformer.data.plan import Shape
 from xformer.nn.positions import sinusoidal
 from xformer.nn.stack import unstacked
 
 VOCAB_SIZE = 102  # of CMUdict: letters, phones and special tokens
-PAD, BOS, EOS, NUM_SPECIAL = 0, 1, 2, 4
 SHAPES = [(312, 7, 6), (240, 9, 8), (192, 11, 10), (136, 15, 14)]  # 97 % of the run's batches
 KERNELS = {  # what may compute the attention
     'eager': [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # auto
@@ -36,7 +34,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     """The one case of the suite. Raises RuntimeError if the two sides are not the same."""
     config = override(g2p_quickstart.CONFIG, {'model.vocab_size': VOCAB_SIZE})
     random = np.random.default_rng(config.train.seed)
-    batches = [random_batch(random, shape, VOCAB_SIZE) for shape in SHAPES]
+    batches = [pair_batch(random, shape, VOCAB_SIZE) for shape in SHAPES]
     return {'quickstart': compare_steps(config, make_peer, peers, batches, real_tokens, 'tokens/s',
                                         BAR, repeats, 'quickstart')}
 
@@ -50,27 +48,9 @@ def make_peer(config: Config, params: dict, peer: str) -> Peer:
         with sdpa_kernel(KERNELS[peer]):
             logits_BTV = model(batch)
         return F.cross_entropy(logits_BTV.flatten(0, 1), batch['labels_BT'].flatten().long(),
-                               ignore_index=PAD, label_smoothing=config.optim.label_smoothing)
+                               ignore_index=PAIR_SPECIAL.pad,
+                               label_smoothing=config.optim.label_smoothing)
     return Peer(config, model, loss_of)
-
-
-def random_batch(random: np.random.Generator, shape: Shape, vocab_size: int) -> Batch:
-    """Random ids as `xformer.data.objectives.pairs.Pairs` lays them out.
-
-    Lengths are 70 to 100 % of the slots, which makes 87 % of them real, as in CMUdict.
-    """
-    rows, S, T = shape
-
-    def side(slots):
-        lengths_B = random.integers(math.ceil(0.7 * slots), slots, rows, np.int32, endpoint=True)
-        ids = random.integers(NUM_SPECIAL, vocab_size, (rows, slots), np.int32)
-        return np.where(np.arange(slots) < lengths_B[:, None], ids, np.int32(PAD)), lengths_B
-
-    (source_BS, source_lengths_B), (labels_BT, target_lengths_B) = side(S), side(T)
-    inputs_BT = np.where(labels_BT == PAD, labels_BT, np.roll(labels_BT, 1, axis=1))
-    inputs_BT[:, 0] = BOS
-    return {'source_BS': source_BS, 'source_lengths_B': source_lengths_B, 'inputs_BT': inputs_BT,
-            'labels_BT': labels_BT, 'target_lengths_B': target_lengths_B}
 
 
 class PeerModel(torch.nn.Module):

@@ -8,40 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from benchmarks.ours import Ours, without_dropout
 from benchmarks.parity import announce, check_close
 from benchmarks.results import OURS, compared
 from benchmarks.timing import cpus
-from xformer.compiled import Compilations
-from xformer.config import Config, override, to_flat
-from xformer.models import build
+from benchmarks.work import Batch
+from xformer.config import Config, to_flat
 from xformer.train.optimizer import make_schedule
-from xformer.train.parallel import Parallel
-from xformer.train.step import make_steps
 
-Batch = dict[str, np.ndarray]
 LossOf = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 MakePeer = Callable[[Config, dict, str], 'Peer']  # of our parameters, by the peer's name
 TOLERANCES = {  # relative; in bfloat16 the two round in different places
     'float32': {'loss': 1e-5, 'gradient norm': 1e-4},
     'bfloat16': {'loss': 2e-3, 'gradient norm': 2e-2}}
-
-
-class Ours:
-    """The training step as `xformer.train.loop` runs it."""
-
-    def __init__(self, config: Config):
-        parallel = Parallel(config)
-        init, train, _ = parallel.compile(make_steps(config, build(config)))
-        self.place, self.train = parallel.place, Compilations().wrap('train_step', train)
-        self.state = init()
-        self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-        self.index = 0
-
-    def step(self, batch: Batch):
-        """(loss, gradient norm) of one more update."""
-        self.state, metrics = self.train(self.state, self.place(batch), np.int32(self.index))
-        self.index += 1
-        return metrics['loss'], metrics['grad_norm']
 
 
 class Peer:
@@ -53,6 +32,7 @@ class Peer:
     def __init__(self, config: Config, model: torch.nn.Module, loss_of: LossOf):
         torch.manual_seed(config.train.seed)
         self.model, self.loss_of, self.optim = model.train(), loss_of, config.optim
+        self.device = next(model.parameters()).device
         self.autocast = config.model.dtype == 'bfloat16'
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.rates = np.asarray(make_schedule(config)(jnp.arange(config.train.steps))).tolist()
@@ -65,8 +45,8 @@ class Peer:
 
     def step(self, batch: Batch):
         """(loss, gradient norm) of one more update."""
-        batch = {name: torch.from_numpy(values) for name, values in batch.items()}
-        with torch.autocast('cpu', torch.bfloat16, enabled=self.autocast):
+        batch = {name: torch.from_numpy(values).to(self.device) for name, values in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.loss_of(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -139,9 +119,3 @@ def parity(sides: dict, batches: list[Batch],
                                  for a, b in zip(expected, made))
                        for index, (what, limit) in enumerate(tolerance.items())}
     return found
-
-
-def without_dropout(config: Config) -> Config:
-    """The same model as a deterministic function."""
-    return override(config, dict.fromkeys(
-        ('model.dropout', 'model.attention_dropout', 'model.activation_dropout'), 0.0))

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     labels, texts = _labelled(lines) if values.labels else (None, lines)
 
     run, compilations = reading.open_model(values, config)
-    from xformer.evaluate.embeddings import embed, unit
+    from xformer.evaluate.embeddings import Embedder, unit
     from xformer.evaluate.inputs import encode_texts
     config = run.config
     if published and published.max_length:  # shorter than the model could take
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> None:
                      for each in (texts, values.query))
     reading.tell_unknown(rows + queries, run.tokenizers.special)
     with counting('embedding', len(rows) + len(queries)) as progress:
-        both = embed(rows + queries, run.model, config, run.params, pool, compilations,
-                     progress)
+        embed = Embedder(run.model, config, run.params, pool, compilations)
+        both = embed(rows + queries, progress)
     if published and published.unit:
         both = unit(both)
     embeddings, queries = both[:len(rows)], both[len(rows):]

@@ -1,8 +1,8 @@
 """Topics of news (Reuters-21578, R8): one of eight labels for a text, cut at 128 tokens.
 
-The recipe of finetune_sst2, three times as long, on 5,485 documents; dev is held out of them by hash. Always "earn" is
-right in 49.5 % of test; TF-IDF and a linear SVM in 97.4 % (measured, whole documents). With few
-labels, --config.data.per_label=20 keeps twenty documents of each.
+The recipe of finetune_sst2, three times as long, on 5,485 documents; dev is held out of them by
+hash. Always "earn" is right in 49.5 % of test; TF-IDF and a linear SVM in 97.4 % (measured, whole
+documents). With few labels, --config.data.per_label=20 keeps twenty documents of each.
 
     python -m experiments.train --config=finetune_r8 \\
         --config.train.init_from=runs/bert_mini_pretrain

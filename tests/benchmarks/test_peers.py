@@ -7,7 +7,16 @@ import pytest
 torch = pytest.importorskip('torch', reason='the peers need PyTorch: the extra `parity`')
 pytest.importorskip('transformers', reason='the peers need transformers: the extra `parity`')
 
-from benchmarks import decode, long, train_bert, train_gpt, train_seq2seq, training  # noqa: E402
+from benchmarks import (  # noqa: E402
+    decode,
+    long,
+    ours,
+    train_bert,
+    train_gpt,
+    train_seq2seq,
+    training,
+    work,
+)
 from benchmarks.results import OURS  # noqa: E402
 from xformer.config import override  # noqa: E402
 
@@ -20,34 +29,35 @@ def one_thread():
 
 
 def sides(suite, config):
-    return training.both(training.without_dropout(config), suite.make_peer, ['eager'])
+    return training.both(ours.without_dropout(config), suite.make_peer, ['eager'])
 
 
 @pytest.mark.parametrize('dtype, tolerance', training.TOLERANCES.items())
 def test_gpt2_makes_the_same_updates(dtype, tolerance):
-    config = train_gpt.gpt_config(2, 32, 2, 16, dtype)
-    training.parity(sides(train_gpt, config), train_gpt.random_batches(16, 4, 3), tolerance)
+    config = work.gpt_config(2, 32, 2, 16, dtype)
+    training.parity(sides(train_gpt, config), work.gpt_batches(16, 4, 3), tolerance)
 
 
 def test_bert_makes_the_same_updates():
-    config = override(train_bert.bert_config(300), TINY | {'model.num_encoder_layers': 2})
-    training.parity(sides(train_bert, config), train_bert.random_batches(4, 24, 300, 3))
+    config = override(work.bert_config('bert-mini', 128, 300),
+                      TINY | {'model.num_encoder_layers': 2})
+    training.parity(sides(train_bert, config), work.bert_batches(24, 4, 3, 300))
 
 
 def test_marian_makes_the_same_updates():
-    config = override(train_seq2seq.CONFIG, TINY)
+    config = override(work.TRANSLATION, TINY)
     batches = train_seq2seq.planned_batches(train_seq2seq.generated(2000))
-    assert 0.8 < train_seq2seq.fill_of(batches) < 1
+    assert 0.9 < train_seq2seq.fill_of(batches) < 1
     training.parity(sides(train_seq2seq, config), [batches[0], batches[0]])
 
 
 def test_other_weights_are_noticed():
-    config = train_gpt.gpt_config(1, 32, 2, 16)
+    config = work.gpt_config(1, 32, 2, 16)
     different = sides(train_gpt, config) | {'other': train_gpt.make_peer(
-        config, jax.device_get(training.Ours(override(config, {'train.seed': 1})).state.params),
+        config, jax.device_get(ours.Ours(override(config, {'train.seed': 1})).state.params),
         'eager')}
     with pytest.raises(RuntimeError, match='of other differs'):
-        training.parity(different, train_gpt.random_batches(16, 4, 1))
+        training.parity(different, work.gpt_batches(16, 4, 1))
 
 
 def test_sorted_batches_hold_every_pair_once_within_the_budget():

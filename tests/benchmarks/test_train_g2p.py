@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.ours import without_dropout
 from xformer.config import Config, override
 from xformer.models import build, init_params
 from xformer.nn import layers
@@ -38,7 +39,7 @@ def training(suite):
 
 @pytest.fixture
 def batch(suite):
-    return suite.random_batch(np.random.default_rng(0), (8, 5, 4), BASE.model.vocab_size)
+    return suite.pair_batch(np.random.default_rng(0), (8, 5, 4), BASE.model.vocab_size)
 
 
 @functools.cache
@@ -57,7 +58,7 @@ def two_peers(suite, config: Config, other: Config):
 
 @pytest.mark.parametrize('changes', VARIANTS)
 def test_both_sides_compute_the_same_updates(suite, training, batch, changes):
-    config = training.without_dropout(override(BASE, changes))
+    config = without_dropout(override(BASE, changes))
     sides = training.both(config, suite.make_peer, suite.KERNELS)
     found = training.parity(sides, [batch] * 4)
     assert {peer: differences.keys() for peer, differences in found.items()} == dict.fromkeys(
@@ -69,7 +70,7 @@ def test_both_sides_compute_the_same_updates(suite, training, batch, changes):
     {'optim.peak_learning_rate': 2e-2}, {'optim.clip_norm': 0.2}, {'model.num_heads': 4},
     {'model.d_ff': 25}, {'model.norm_position': 'post'}])
 def test_any_difference_is_noticed(suite, training, batch, changes):
-    config = training.without_dropout(override(BASE, VARIANTS[0]))
+    config = without_dropout(override(BASE, VARIANTS[0]))
     with pytest.raises(RuntimeError, match='differs|parameters'):
         training.parity(two_peers(suite, config, override(config, changes)), [batch] * 4)
 
@@ -103,7 +104,7 @@ def test_both_sides_drop_the_same_places_at_the_same_rates(suite, batch, monkeyp
 
 
 def test_random_batches_look_like_real_ones(suite):
-    batches = [suite.random_batch(np.random.default_rng(1), shape, 102) for shape in suite.SHAPES]
+    batches = [suite.pair_batch(np.random.default_rng(1), shape, 102) for shape in suite.SHAPES]
     real = slots = 0
     for batch in batches:
         for ids, lengths in (('source_BS', 'source_lengths_B'), ('labels_BT', 'target_lengths_B')):

@@ -9,6 +9,7 @@ from xformer.config import DataConfig, UserError
 from xformer.data import plan as plan_module
 from xformer.data.plan import (
     Buckets,
+    banded_buckets,
     bucket_chains,
     choose_shapes,
     histogram,
@@ -82,6 +83,46 @@ def test_chains_are_as_good_as_trying_all_of_them():
             assert len(chain) <= most and tuple(chain[-1].tolist()) == last
             assert (np.diff(chain, axis=0) >= 0).all()
             assert slots(chain.tolist(), lengths_N2) == brute
+
+
+def in_bands(lengths_N2, most, after=0):
+    """The least slots by trying all bands of targets, and all sources to cut each at."""
+    if not (lengths_N2[:, 1] > after).any():
+        return 0
+    least = float('inf')
+    for end in set(lengths_N2[lengths_N2[:, 1] > after, 1].tolist()):
+        band_S = lengths_N2[(lengths_N2[:, 1] > after) & (lengths_N2[:, 1] <= end), 0]
+        distinct = np.unique(band_S)
+        for size in range(1, min(most, len(distinct)) + 1):
+            for cuts in itertools.combinations(distinct[:-1], size - 1):
+                cuts = np.array([*cuts, distinct[-1]])
+                own = int((cuts[np.searchsorted(cuts, band_S)] + end).sum())
+                least = min(least, own + in_bands(lengths_N2, most - size, end))
+    return least
+
+
+def test_bands_are_as_good_as_trying_all_of_them():
+    rng = np.random.Generator(np.random.Philox(3))
+    for _ in range(20):
+        lengths_N2 = rng.integers(1, 6, (int(rng.integers(1, 12)), 2))
+        for most, buckets in enumerate(banded_buckets(histogram(Examples(lengths_N2)), 5), start=1):
+            assert len(buckets) <= most
+            assert slots(buckets.tolist(), lengths_N2) == in_bands(lengths_N2, most)
+
+
+def test_many_buckets_lie_in_bands_where_a_chain_wastes_more():
+    rng = np.random.Generator(np.random.Philox(4))
+    source = 3 + rng.poisson(12, 20_000)
+    lengths_N2 = np.stack([source, 3 + rng.poisson(source)], 1)
+    data = DataConfig(batch_tokens=4096, batch_multiple=1, min_fill=0.93, max_buckets=48)
+    plan = plan_of(lengths_N2, data=data)
+    *_, chain = bucket_chains(histogram(Examples(lengths_N2)), 48)
+    assert lengths_N2.sum() / slots(chain.tolist(), lengths_N2) < 0.93
+    assert plan.fill >= 0.93 and 16 < len(plan.shapes) <= 48
+    assert all(rows * (S + T) <= 4096 for rows, S, T in plan.shapes)
+    batches = [plan.batch(i) for i in range(plan.num_batches)]
+    assert np.array_equal(np.sort(np.concatenate([i for _, i in batches])), np.arange(20_000))
+    assert all((lengths_N2[i] <= plan.shapes[k][1:]).all() for k, i in batches)
 
 
 def test_many_distinct_lengths_still_give_a_chain_that_holds_all():

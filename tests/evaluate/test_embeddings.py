@@ -12,8 +12,8 @@ from xformer.compiled import Compilations
 from xformer.config import UserError, override
 from xformer.evaluate.embeddings import (
     POOLS,
+    Embedder,
     clustered,
-    embed,
     most_frequent,
     nearest,
     neighbour_accuracy,
@@ -22,16 +22,15 @@ from xformer.evaluate.embeddings import (
     unit,
 )
 from xformer.evaluate.inputs import encode_texts
+from xformer.nn.masks import Packing
 
 TEXTS = ['abc', 'hgfedcba hgfedcba abc', 'cab', 'abc', 'bad']
 RNG = np.random.default_rng(0)
 
 
-def embedded(one, texts, pool, **options):
-    compilations = Compilations()
+def embedded(one, texts, pool):
     rows = encode_texts(texts, one.config, one.tokenizers)
-    found = embed(rows, one.model, one.config, one.params, pool, compilations, **options)
-    return found, compilations
+    return Embedder(one.model, one.config, one.params, pool, Compilations())(rows)
 
 
 def pooled_by_hand(x_LTD: np.ndarray, pool: str) -> np.ndarray:
@@ -45,13 +44,15 @@ def pooled_by_hand(x_LTD: np.ndarray, pool: str) -> np.ndarray:
 
 @pytest.mark.parametrize('pool', POOLS)
 def test_pools_are_as_by_hand(pool):
-    x_LBTD = RNG.normal(size=(5, 3, 7, 4)).astype(np.float32)
-    lengths_B = np.array([7, 2, 4])
+    x_LBTD = RNG.normal(size=(5, 2, 7, 4)).astype(np.float32)
+    segments_BT = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]])
+    packing = Packing(segments_BT, np.array([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 0]]))
     for first in (0, 1) if pool != 'cls' else (0,):
-        found = pooled(x_LBTD, first, lengths_B, pool)
-        for row, length in enumerate(lengths_B):
-            wanted = pooled_by_hand(x_LBTD[:, row, first:length], pool)
-            np.testing.assert_allclose(found[row], wanted, atol=1e-6)
+        found_BGD = pooled(x_LBTD, packing, first, 3, pool)
+        for row, text in ((0, 0), (0, 1), (1, 0)):
+            own_LTD = x_LBTD[:, row, segments_BT[row] == text + 1]
+            np.testing.assert_allclose(found_BGD[row, text],
+                                       pooled_by_hand(own_LTD[:, first:], pool), atol=1e-6)
 
 
 def features_by_hand(one, look, ids: list[int]) -> np.ndarray:
@@ -72,15 +73,37 @@ def features_by_hand(one, look, ids: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize('family', ['encoder', 'decoder', 'seq2seq'])
 def test_every_text_of_a_batch_is_as_alone_by_hand(family, small):
-    one, done = small(family), []
-    embeddings_ND, compilations = embedded(one, TEXTS, 'last4', progress=done.append,
-                                           batch_tokens=32)
-    assert done == [1, 3, 5] and len(compilations.rows) == 2
+    one, done, compilations = small(family), [], Compilations()
+    rows = encode_texts(TEXTS * 3, one.config, one.tokenizers)
+    embed = Embedder(one.model, one.config, one.params, 'last4', compilations, batch_tokens=64)
+    embeddings_ND = embed(rows, done.append)
+    assert done == sorted(done) and done[0] < done[-1] == 15 and len(compilations.rows) == 1
     look = jax.jit(functools.partial(one.model.apply, method='look'))
-    rows = encode_texts(TEXTS, one.config, one.tokenizers)
     np.testing.assert_allclose(embeddings_ND, [
         pooled_by_hand(features_by_hand(one, look, ids), 'last4') for ids in rows], atol=1e-5)
     assert len(np.unique(embeddings_ND.round(4), axis=0)) == len(set(TEXTS))
+
+
+def test_texts_of_two_have_segments_wherever_they_lie(small):
+    one = small('classifier')
+    texts = ['abc\tcab', 'hgf', 'a\tb', 'abc\tcab']
+    embeddings_ND = embedded(one, texts, 'mean')
+    for text, found_D in zip(texts, embeddings_ND):
+        np.testing.assert_allclose(embedded(one, [text], 'mean')[0], found_D, atol=1e-5)
+
+
+def test_a_second_call_compiles_nothing(small):
+    one, compilations = small('encoder'), Compilations()
+    embed = Embedder(one.model, one.config, one.params, 'mean', compilations, batch_tokens=128)
+    first, second = (encode_texts([''.join(RNG.choice(list('abcdefgh'), length))
+                                   for length in RNG.integers(1, 22, 90)],
+                                  one.config, one.tokenizers) for _ in range(2))
+    embed(first)
+    compiled = len(compilations.rows)
+    assert 0 < compiled <= 2
+    embed(second)
+    embed(first)
+    assert len(compilations.rows) <= compiled + 1  # the last batch may have a size of its own
 
 
 @pytest.mark.parametrize('family', ['encoder', 'decoder', 'seq2seq'])
@@ -88,8 +111,8 @@ def test_what_padding_holds_never_counts(family, small):
     one = small(family)
     letters = SimpleNamespace(**vars(one) | {'config': override(one.config, {'model.pad_id': 6})})
     for pool in ('max', 'mean'):
-        np.testing.assert_allclose(embedded(one, TEXTS[:1], pool)[0],
-                                   embedded(letters, TEXTS[:1], pool)[0], atol=1e-6)
+        np.testing.assert_allclose(embedded(one, TEXTS[:1], pool),
+                                   embedded(letters, TEXTS[:1], pool), atol=1e-6)
 
 
 def test_a_text_too_long_is_named_or_cut(small):

@@ -1,7 +1,8 @@
 """Which examples form batch i, and in what shape.
 
-An example is padded to the shape (S, T) of its length bucket: S source and T target slots, T = 0
-where there is no target. The buckets are found once, exactly, by dynamic programming; the plan
+An example is padded to the shape (S, T) of its length bucket, the first that holds it: S source
+and T target slots, T = 0 where there is no target. The buckets are found once, exactly, by dynamic
+programming: a chain, or where many are allowed, bands of targets cut by their sources. The plan
 is then a pure function of seed, data fingerprint and i, so that resuming needs nothing but the
 step number. In memory it holds one byte an example.
 """
@@ -9,6 +10,7 @@ step number. In memory it holds one byte an example.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,10 +18,14 @@ import numpy as np
 from xformer.config import DataConfig, UserError
 
 Shape = tuple[int, int, int]  # rows, source slots S, target slots T
-CANDIDATES = 32  # lengths per side that a bucket may end at
+CANDIDATES = 32  # lengths per side that a bucket of a chain may end at
+BANDED = 16  # buckets from which on bands may waste less than a chain
+BANDED_CANDIDATES = 64  # lengths per side that a bucket of a band may end at
+CUTS = 12  # buckets of a band
 CHUNK = 2**18  # examples whose lengths are looked at together
 BLOCK = 512  # examples whose places within their buckets are counted together
 ROUNDS = 8  # of the Feistel network
+UNREACHED = np.iinfo(np.int64).max // 2  # slots of what cannot be
 
 
 class Examples(Protocol):
@@ -57,31 +63,79 @@ def bucket_chains(lengths: Histogram, max_buckets: int) -> Iterator[np.ndarray]:
     enough on both sides; the best one has the fewest slots S + T, summed over the examples.
     Exact when no side has more than CANDIDATES distinct lengths; else over that many quantiles.
     """
-    sides = [_candidate_lengths(lengths_U, lengths.counts_U) for lengths_U in lengths.lengths_U2.T]
-    held = np.zeros([len(side) for side in sides], np.int64)
-    np.add.at(held, tuple(np.searchsorted(*pair) for pair in zip(sides, lengths.lengths_U2.T)),
-              lengths.counts_U)
-    held_C = held.cumsum(0).cumsum(1).ravel()  # examples that fit in each candidate bucket
+    *sides, held_ST = _candidates(lengths, CANDIDATES)
     shapes_C2 = np.stack(np.meshgrid(*sides, indexing='ij'), axis=-1).reshape(-1, 2)
-    slots_C = shapes_C2.sum(1, dtype=np.int64)
+    for _, places in _best_chains(shapes_C2, held_ST.ravel(), max_buckets):
+        yield np.unique(shapes_C2[places], axis=0)
 
+
+def banded_buckets(lengths: Histogram, max_buckets: int) -> Iterator[np.ndarray]:
+    """For K = 1 ... max_buckets the best K buckets, or fewer, in bands of targets, int (K, 2).
+
+    A band holds the examples whose targets are longer than T_i and no longer than T_j, in a chain
+    of its own of buckets (S, T_j). With many buckets this wastes less than one chain, in which a
+    target's length allows but one of the source. Exact, with at most CUTS buckets a band, when no
+    side has more than BANDED_CANDIDATES distinct lengths; else over that many quantiles.
+    """
+    S, T, held_ST = _candidates(lengths, BANDED_CANDIDATES)
+    held_ST = np.pad(held_ST, ((0, 0), (1, 0)))
+    cost_KT = np.full((max_buckets + 1, len(T) + 1), UNREACHED)  # of K buckets for targets < T
+    cost_KT[:, 0] = 0
+    found = {}  # (K, T): the buckets of the last band, and the T where it begins
+    for end in range(1, len(T) + 1):
+        for start in range(end):
+            shapes_C2 = np.stack([S, np.full_like(S, T[end - 1])], axis=1)
+            held_C = held_ST[:, end] - held_ST[:, start]
+            width = int(np.searchsorted(held_C, held_C[-1])) + 1  # as its longest source asks
+            for M, (cost, places) in enumerate(_best_chains(
+                    shapes_C2[:width], held_C[:width], min(max_buckets, width, CUTS)), start=1):
+                total_K = cost_KT[:max_buckets + 1 - M, start] + cost
+                for K in M + np.flatnonzero(total_K < cost_KT[M:, end]):
+                    cost_KT[K, end] = total_K[K - M]
+                    found[K, end] = shapes_C2[sorted(set(places))], start
+    for K in range(1, max_buckets + 1):
+        bands, left, end = [], K, len(T)
+        while end:
+            band_M2, end = found[left, end]
+            bands.append(band_M2)
+            left -= len(band_M2)
+        yield np.concatenate(bands[::-1])
+
+
+def _candidates(lengths: Histogram, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source lengths S and target lengths T that a bucket may end at, and held_ST: how many
+    examples are no longer on either side."""
+    S, T = (_candidate_lengths(lengths_U, lengths.counts_U, most)
+            for lengths_U in lengths.lengths_U2.T)
+    held_ST = np.zeros((len(S), len(T)), np.int64)
+    source_U, target_U = lengths.lengths_U2.T
+    np.add.at(held_ST, (np.searchsorted(S, source_U), np.searchsorted(T, target_U)),
+              lengths.counts_U)
+    return S, T, held_ST.cumsum(0).cumsum(1)
+
+
+def _best_chains(shapes_C2: np.ndarray, held_C: np.ndarray,
+                 most: int) -> Iterator[tuple[int, list[int]]]:
+    """For K = 1 ... most (slots, candidates last to first) of the best chain of at most K, where
+    candidate c holds held_C examples; the last holds all."""
+    slots_C = shapes_C2.sum(1, dtype=np.int64)
     # cost of making candidate j the next bucket after i: what j holds and i does not
     nested_CC = (shapes_C2[:, None] <= shapes_C2[None]).all(-1)
-    step_CC = np.where(nested_CC, (held_C[None] - held_C[:, None]) * slots_C[None],
-                       np.iinfo(np.int64).max // 2)
+    step_CC = np.where(nested_CC, (held_C[None] - held_C[:, None]) * slots_C[None], UNREACHED)
     cost_C, previous = held_C * slots_C, []
-    for _ in range(max_buckets):
-        chain = [len(shapes_C2) - 1]
+    for _ in range(most):
+        places = [len(shapes_C2) - 1]
         for before_C in reversed(previous):
-            chain.append(before_C[chain[-1]])
-        yield np.unique(shapes_C2[chain], axis=0)
+            places.append(int(before_C[places[-1]]))
+        yield int(cost_C[-1]), places
         total_CC = cost_C[:, None] + step_CC
         previous.append(total_CC.argmin(0))
         cost_C = total_CC.min(0)
 
 
 def choose_shapes(lengths: Histogram, data: DataConfig, max_buckets: int) -> list[Shape]:
-    """The fewest batch shapes, at most `max_buckets`, that reach data.min_fill.
+    """The fewest batch shapes, at most `max_buckets`, that reach data.min_fill: those of a chain,
+    or if none does and BANDED or more are allowed, in bands.
 
     Fill counts all padding, empty rows too. If no number reaches it, the fullest is taken.
     Raises UserError when data.batch_tokens cannot hold the longest examples.
@@ -96,8 +150,9 @@ def choose_shapes(lengths: Histogram, data: DataConfig, max_buckets: int) -> lis
             f'{data.batch_multiple} rows of the longest examples ({tokens}); '
             f'set --config.data.batch_tokens={least} or more')
     best, best_fill = [], 0.0
-    for chain_K2 in bucket_chains(lengths, max_buckets):
-        shapes = _with_rows(chain_K2, lengths, data)
+    banded = banded_buckets(lengths, max_buckets) if max_buckets >= BANDED else ()
+    for buckets_K2 in chain(bucket_chains(lengths, max_buckets), banded):
+        shapes = _with_rows(buckets_K2, lengths, data)
         fill = fill_of(shapes, lengths)
         if fill > best_fill:
             best, best_fill = shapes, fill
@@ -244,18 +299,18 @@ def _chunks(examples: Examples) -> Iterator[tuple[int, np.ndarray]]:
         yield start, examples.lengths(start, stop).astype(np.int64)
 
 
-def _candidate_lengths(lengths_U: np.ndarray, counts_U: np.ndarray) -> np.ndarray:
+def _candidate_lengths(lengths_U: np.ndarray, counts_U: np.ndarray, most: int) -> np.ndarray:
     distinct, place_U = np.unique(lengths_U, return_inverse=True)
-    if len(distinct) <= CANDIDATES:
+    if len(distinct) <= most:
         return distinct
     upto = np.cumsum(np.bincount(place_U, counts_U)).astype(np.int64)  # examples of such lengths
-    last = np.arange(1, CANDIDATES + 1) * upto[-1] // CANDIDATES
+    last = np.arange(1, most + 1) * upto[-1] // most
     return np.unique(distinct[np.searchsorted(upto, last)])
 
 
-def _with_rows(chain_K2: np.ndarray, lengths: Histogram, data: DataConfig) -> list[Shape]:
+def _with_rows(buckets_K2: np.ndarray, lengths: Histogram, data: DataConfig) -> list[Shape]:
     """The buckets that hold examples, with rows such that a bucket's batches are equally full."""
-    buckets = [(0, int(S), int(T)) for S, T in chain_K2]
+    buckets = [(0, int(S), int(T)) for S, T in buckets_K2]
     shapes = []
     for (_, S, T), count in zip(buckets, _held(buckets, lengths)):
         if count:
@@ -274,6 +329,8 @@ def _held(shapes: list[Shape], lengths: Histogram) -> list[int]:
 
 
 def _bucket_of(shapes: list[Shape], lengths_N2: np.ndarray) -> np.ndarray:
-    """The first bucket of the chain that is wide enough, for each example."""
-    _, S, T = zip(*shapes)
-    return np.maximum(np.searchsorted(S, lengths_N2[:, 0]), np.searchsorted(T, lengths_N2[:, 1]))
+    """The first bucket that is wide enough, for each example."""
+    bucket_N = np.empty(len(lengths_N2), np.int64)
+    for k, (_, *slots) in reversed(list(enumerate(shapes))):
+        bucket_N[(lengths_N2 <= slots).all(1)] = k
+    return bucket_N

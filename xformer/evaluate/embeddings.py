@@ -10,60 +10,84 @@ from flax import linen as nn
 from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.data.objectives.rows import padded
-from xformer.decode.generate import batches_by_length
+from xformer.data.packing import PackedBatch, packed_batches, places
 from xformer.evaluate.inputs import segments
+from xformer.nn.masks import Packing
 
 POOLS = ('mean', 'cls', 'max', 'last4')
 
 
-def pooled(features_LBTD: jax.Array, first: int, lengths_B: jax.Array, pool: str) -> jax.Array:
-    """embeddings_BD, float32, of tokens first ≤ t < length; padding never counts.
+class Embedder:
+    """Vectors of any number of texts, for as many calls as are wanted: shapes are few whatever the
+    texts, and what is compiled for one call serves the next.
+
+    A layer's features are its hidden states through the final norm, where there is one; those of
+    a seq2seq model are its encoder's. Special tokens count, but for BOS in a decoder, which is the
+    same for every text. Texts share rows without seeing each other: a text's embedding does not
+    depend on its batch.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, params, pool: str,
+                 compilations: Compilations, batch_tokens: int = 4096):
+        self._model, self._config, self._params, self._pool = model, config, params, pool
+        self._batch_tokens = batch_tokens
+        self._embed = compilations.wrap('embed', jax.jit(self._embedded))
+
+    def __call__(self, rows: Sequence[Sequence[int]],
+                 progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
+        """embeddings_ND, float32, of ids as `encode_texts` gives them; D is 4·d_model for last4."""
+        model = self._config.model
+        embeddings_ND = np.zeros(
+            (len(rows), model.d_model * (4 if self._pool == 'last4' else 1)), np.float32)
+        done = 0
+        for batch in packed_batches([len(ids) for ids in rows], self._batch_tokens):
+            texts = [rows[text] for text in batch.texts_N]
+            found_BGD = self._embed(self._params, *self._arrays(batch, texts))
+            embeddings_ND[batch.texts_N] = np.asarray(found_BGD)[batch.row_N, batch.place_N]
+            done += len(texts)
+            progress(done)
+        return embeddings_ND
+
+    def _arrays(self, batch: PackedBatch, texts: list[Sequence[int]]) -> list[np.ndarray]:
+        """ids_BT, segments_BT, positions_BT, and of an encoder types_BT."""
+        model = self._config.model
+        ids_NS, lengths_N = padded(texts, (len(texts), max(map(len, texts))), model.pad_id)
+        numbers_NS = np.broadcast_to(batch.place_N[:, None] + 1, ids_NS.shape)
+        columns_NS = np.broadcast_to(np.arange(ids_NS.shape[1]), ids_NS.shape)
+        values = [(ids_NS, model.pad_id), (numbers_NS, 0), (columns_NS, 0)]
+        if model.family == 'encoder':
+            values.append((segments(ids_NS, lengths_N, model), 0))
+        return [batch.laid_out(values_NS, lengths_N, fill) for values_NS, fill in values]
+
+    def _embedded(self, params, ids_BT, segments_BT, positions_BT, *types_BT):
+        packing = Packing(segments_BT, positions_BT)
+        decoder = self._config.model.family == 'decoder'
+        inputs = (ids_BT,) if decoder else (ids_BT, None, *types_BT)
+        features_LBTD = self._model.apply({'params': params}, *inputs, packing=packing,
+                                          method='features')
+        return pooled(features_LBTD, packing, int(decoder), places(ids_BT.shape[1]), self._pool)
+
+
+def pooled(features_LBTD: jax.Array, packing: Packing, first: int, texts: int,
+           pool: str) -> jax.Array:
+    """embeddings_BGD, float32, of the first `texts` texts of each row, from their tokens at
+    positions ≥ first; padding never counts, and where there is no text is noise.
 
     mean, max   over the tokens, of the last layer
     cls         the last layer at the first token (Devlin et al. 2019: [CLS])
     last4       of the last four layers side by side the mean over the tokens, 4·D wide (the best
                 of the features in Devlin et al. 2019, section 5.3)
     """
-    if pool == 'cls':
-        return features_LBTD[-1, :, 0].astype(jnp.float32)
     layers = features_LBTD[-4:] if pool == 'last4' else features_LBTD[-1:]
     x_BTD = jnp.concatenate(layers.astype(jnp.float32), axis=-1)
-    at_T = jnp.arange(x_BTD.shape[1])[None]
-    real_BT1 = ((at_T >= first) & (at_T < lengths_B[:, None]))[..., None]
+    own_BGT = packing.segments_BT[:, None] == jnp.arange(1, texts + 1)[None, :, None]
+    own_BGT &= packing.positions_BT[:, None] >= first
+    if pool == 'cls':
+        return jnp.take_along_axis(x_BTD, own_BGT.argmax(axis=2)[..., None], axis=1)
     if pool == 'max':
-        return jnp.where(real_BT1, x_BTD, -jnp.inf).max(axis=1)
-    return jnp.where(real_BT1, x_BTD, 0).sum(axis=1) / jnp.maximum(real_BT1.sum(axis=1), 1)
-
-
-def embed(rows: Sequence[Sequence[int]], model: nn.Module, config: Config, params, pool: str,
-          compilations: Compilations, progress: Callable[[int], None] = lambda done: None,
-          batch_tokens: int = 4096) -> np.ndarray:
-    """embeddings_ND, float32, of ids as `encode_texts` gives them; D is 4·d_model for last4.
-
-    A layer's features are its hidden states through the final norm, where there is one; those of
-    a seq2seq model are its encoder's. Special tokens count, but for BOS in a decoder, which is the
-    same for every text. Batched by length: a text's embedding does not depend on its batch.
-    """
-    decoder = config.model.family == 'decoder'
-
-    def embed_batch(params, ids_BT, lengths_B, *types_BT):
-        inputs = (ids_BT,) if decoder else (ids_BT, lengths_B, *types_BT)
-        features_LBTD = model.apply({'params': params}, *inputs, method='features')
-        return pooled(features_LBTD, int(decoder), lengths_B, pool)
-
-    compiled = compilations.wrap('embed', jax.jit(embed_batch))
-    embeddings_ND = np.zeros(
-        (len(rows), config.model.d_model * (4 if pool == 'last4' else 1)), np.float32)
-    done = 0
-    for indices, (count, width) in batches_by_length([len(ids) for ids in rows], batch_tokens):
-        shape = count, min(width, config.model.max_length)
-        batch = padded([rows[i] for i in indices], shape, config.model.pad_id)
-        if config.model.family == 'encoder':
-            batch += (segments(*batch, config.model),)
-        embeddings_ND[indices] = compiled(params, *batch)[:len(indices)]
-        done += len(indices)
-        progress(done)
-    return embeddings_ND
+        return jnp.where(own_BGT[..., None], x_BTD[:, None], -jnp.inf).max(axis=2)
+    total_BGD = jnp.einsum('BGT,BTD->BGD', own_BGT.astype(jnp.float32), x_BTD, precision='highest')
+    return total_BGD / jnp.maximum(own_BGT.sum(axis=2), 1)[..., None]
 
 
 def unit(embeddings_ND: np.ndarray) -> np.ndarray:

@@ -51,9 +51,9 @@ class Decoder(nn.Module):
         """{'decoder': {'self': maps_LBNTS, 'hidden': hidden_LBTD}}."""
         return {'decoder': self._forward(inputs_BT, None, look=True)[1]}
 
-    def features(self, inputs_BT) -> jax.Array:
+    def features(self, inputs_BT, packing: Packing | None = None) -> jax.Array:
         """features_LBTD: each block's output through the final norm; the last are the stack's."""
-        return self.decoder.finish(self._forward(inputs_BT, None, look=True)[1]['hidden'])
+        return self.decoder.finish(self._forward(inputs_BT, packing, look=True)[1]['hidden'])
 
     def lens(self, hidden_LTD) -> jax.Array:
         """logits_LTV: each block's output read as if it were the last's (logit lens;

@@ -36,9 +36,11 @@ class Encoder(nn.Module):
         """{'encoder': {'self': maps_LBNTS, 'hidden': hidden_LBTD}}."""
         return {'encoder': self._forward(ids_BT, lengths_B, types_BT, None, look=True)[1]}
 
-    def features(self, ids_BT, lengths_B=None, types_BT=None) -> jax.Array:
+    def features(self, ids_BT, lengths_B=None, types_BT=None,
+                 packing: Packing | None = None) -> jax.Array:
         """features_LBTD: each block's output through the final norm; the last are `__call__`'s."""
-        return self.encoder.finish(self.look(ids_BT, lengths_B, types_BT)['encoder']['hidden'])
+        looks = self._forward(ids_BT, lengths_B, types_BT, packing, look=True)[1]
+        return self.encoder.finish(looks['hidden'])
 
     def _forward(self, ids_BT, lengths_B, types_BT, packing, look):
         positions_BT = row_positions(ids_BT.shape[1], packing=packing)
@@ -85,9 +87,10 @@ class MaskedLM(nn.Module):
         """As `Encoder.look`."""
         return self.encoder.look(ids_BT, lengths_B, types_BT)
 
-    def features(self, ids_BT, lengths_B, types_BT=None) -> jax.Array:
+    def features(self, ids_BT, lengths_B=None, types_BT=None,
+                 packing: Packing | None = None) -> jax.Array:
         """As `Encoder.features`."""
-        return self.encoder.features(ids_BT, lengths_B, types_BT)
+        return self.encoder.features(ids_BT, lengths_B, types_BT, packing)
 
     def lens(self, hidden_LTD) -> jax.Array:
         """logits_LTV of every position, masked or not: each block's output read as if it were the

@@ -7,6 +7,7 @@ from flax import linen as nn
 from xformer.config import ModelConfig
 from xformer.models.encoder import Encoder
 from xformer.nn.layers import Dropout, Linear, initial
+from xformer.nn.masks import Packing
 
 NEVER = -1e9  # a logit of what is not allowed: finite, so that losses stay numbers
 
@@ -38,9 +39,10 @@ class Labeller(nn.Module):
         """As `Encoder.look`."""
         return self.encoder.look(ids_BT, lengths_B, types_BT)
 
-    def features(self, ids_BT, lengths_B, types_BT=None) -> jax.Array:
+    def features(self, ids_BT, lengths_B=None, types_BT=None,
+                 packing: Packing | None = None) -> jax.Array:
         """As `Encoder.features`."""
-        return self.encoder.features(ids_BT, lengths_B, types_BT)
+        return self.encoder.features(ids_BT, lengths_B, types_BT, packing)
 
     def _text(self, x_BTD, lengths_B) -> jax.Array:
         if self.config.pooler:

@@ -67,10 +67,11 @@ class Seq2Seq(nn.Module):
         """
         return self._forward(source_BS, source_lengths_B, inputs_BT, None, None, look=True)[1]
 
-    def features(self, source_BS, source_lengths_B) -> jax.Array:
+    def features(self, source_BS, source_lengths_B=None,
+                 packing: Packing | None = None) -> jax.Array:
         """features_LBSD of the encoder: each block's output through the final norm; the last are
         the memory."""
-        looks = self._encode(source_BS, source_lengths_B, None, look=True)[1]
+        looks = self._encode(source_BS, source_lengths_B, packing, look=True)[1]
         return self.encoder.finish(looks['hidden'])
 
     def lens(self, hidden_LTD) -> jax.Array:

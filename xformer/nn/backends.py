@@ -25,7 +25,7 @@ def attend(backend: str, q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None,
            drop_BNTS=None) -> jax.Array:
     """out_BTNH by one of BACKENDS, or with `auto` by the one that suits."""
     if backend == 'auto':
-        backend = _suitable(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS)
+        backend = suitable(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS)
     return BACKENDS[backend](q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
 
 
@@ -38,7 +38,8 @@ def attend_to_cache(q_BTNH, k_XHS, v_XSH, mask: Mask, bias_NR=None, lines_BGM=No
     return blockwise_attention(q_BTNH, k_BSKH, v_BSKH, mask, bias_NR)
 
 
-def _suitable(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS) -> str:
+def suitable(q_BTNH, k_BSKH, mask: Mask, bias_NR, drop_BNTS) -> str:
+    """The name of the one of BACKENDS that `auto` takes."""
     if drop_BNTS is not None:
         return 'xla'
     lacks = _cudnn_lacks(q_BTNH, mask, bias_NR, drop_BNTS)
