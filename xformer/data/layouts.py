@@ -157,14 +157,16 @@ def cut_longer(row: Encoded, most: int) -> Encoded:
     """At most that many tokens, taken from the end of the longer text; tags go with theirs."""
     first, second, target = row.ids
     room = most - 2 - bool(second)
-    if len(second):
-        keep = min(len(first), max(room - len(second), (room + 1) // 2))
-        first, second = first[:keep], second[:room - keep]
-    else:
-        aligned = len(target) == len(first) > 1
-        first = first[:room]
-        target = target[:room] if aligned else target
-    return row._replace(ids=[first, second, target])
+    if not len(second) and len(target) == len(first) > 1:
+        target = target[:room]
+    return row._replace(ids=[*shortened(first, second, room), target])
+
+
+def shortened(first: Sequence, second: Sequence, room: int) -> tuple[Sequence, Sequence]:
+    """Two texts (the second may be empty) of at most `room` tokens together, taken from the end of
+    the longer one."""
+    keep = min(len(first), max(room - len(second), (room + 1) // 2)) if len(second) else room
+    return first[:keep], second[:room - keep]
 
 
 def _question_tokens(row: Encoded) -> int:
