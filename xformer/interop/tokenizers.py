@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from xformer.config import UserError
 from xformer.data.tokenizers import (
@@ -84,17 +84,18 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     library = _read_library(path) if path.is_file() else about.read(declared)
     if path.is_file():
         _check_same(declared, library)
+    _add_declared(declared, library)
     known = library.get_vocab()
     marked = {token.content for token in library.get_added_tokens_decoder().values()}
     names = {role: name for role, name in declared.names.items()
              if name in known and (not path.is_file() or name in marked or _named(declared, role))}
-    library.add_special_tokens(sorted(set(names.values()) - marked, key=known.get))
-    _add_declared(declared, library)
+    library.add_special_tokens([declared.tokens.get(name, name) for name in sorted(
+        set(names.values()) - marked, key=known.get)])
     special = _special(declared, about.kind, {role: known[name] for role, name in names.items()},
                        library)
     _place(library, about, names, declared, path.is_file())
     tokenizer = PublishedTokenizer(library.to_str().encode(), special)
-    return Tokenizers(tokenizer, tokenizer, template=_template_of(library))
+    return Tokenizers(tokenizer, tokenizer, template=template_of(library))
 
 
 def _read_library(path: Path) -> Tokenizer:
@@ -112,9 +113,13 @@ def _declared(folder: Path, defaults: Mapping[str, str]) -> Declared:
     """The special tokens by their roles. Raises UserError where two files name different ones."""
     files = [folder / 'special_tokens_map.json', folder / 'tokenizer_config.json']
     found = [read_json(path) if path.is_file() else {} for path in files]
-    names = dict(defaults)
+    names, tokens = dict(defaults), {}
     for role in ROLES:
-        given = {_content(file[f'{role}_token']) for file in found if f'{role}_token' in file}
+        given = set()
+        for token in (file[f'{role}_token'] for file in found if f'{role}_token' in file):
+            given.add(_content(token))
+            if isinstance(token, dict):
+                tokens[_content(token)] = _added(token, special=True)
         if len(given - {None}) > 1:
             one, other = sorted(given - {None})
             raise UserError(f'{files[0]} and {files[1].name} contradict each other: {role}_token '
@@ -123,7 +128,7 @@ def _declared(folder: Path, defaults: Mapping[str, str]) -> Declared:
             names[role] = (given - {None}).pop()
         elif given:  # null: there is none
             names.pop(role, None)
-    return Declared(folder, names, found[1] | {'special_tokens_map': found[0]})
+    return Declared(folder, names, tokens, found[1] | {'special_tokens_map': found[0]})
 
 
 def _named(declared: Declared, role: str) -> bool:
@@ -134,6 +139,13 @@ def _named(declared: Declared, role: str) -> bool:
 
 def _content(token: str | dict | None) -> str | None:
     return token['content'] if isinstance(token, dict) else token
+
+
+def _added(token: dict, special: bool) -> AddedToken:
+    """With what the file says of spaces around it."""
+    told = {name: token[name] for name in ('lstrip', 'rstrip', 'single_word', 'normalized')
+            if name in token}
+    return AddedToken(token['content'], special=special, **told)
 
 
 def _check_same(declared: Declared, library: Tokenizer) -> None:
@@ -156,22 +168,21 @@ def _check_same(declared: Declared, library: Tokenizer) -> None:
 def _add_declared(declared: Declared, library: Tokenizer) -> None:
     """The tokens of added_tokens.json and tokenizer_config.json, each with the id given there."""
     path = declared.folder / 'added_tokens.json'
-    added = {i: (name, False) for name, i in (read_json(path) if path.is_file() else {}).items()}
-    for i, token in declared.option('added_tokens_decoder', {}).items():
-        added[int(i)] = token['content'], token.get('special', False)
     listed = declared.options['special_tokens_map'] | declared.options
-    special = {_content(token) for token in listed.get('additional_special_tokens') or ()}
-    for i, (name, is_special) in sorted(added.items()):
-        if library.token_to_id(name) is None or is_special:
-            add = library.add_special_tokens if is_special or name in special else (
-                library.add_tokens)
-            add([name])
+    special = [_content(token) for name in ('additional_special_tokens', 'extra_special_tokens')
+               for token in listed.get(name) or ()]
+    added = {i: AddedToken(name, special=name in special)
+             for name, i in (read_json(path) if path.is_file() else {}).items()}
+    added |= {int(i): _added(token, token.get('special', False))
+              for i, token in declared.option('added_tokens_decoder', {}).items()}
+    for i, token in sorted(added.items()):
+        name = token.content
+        (library.add_special_tokens if token.special else library.add_tokens)([token])
         if library.token_to_id(name) != i:
             raise UserError(f'{declared.folder} gives the added token {name!r} the id {i}, but its '
                             f'vocabulary makes it {library.token_to_id(name)}; restore '
                             'added_tokens.json and tokenizer_config.json from a copy')
-    library.add_special_tokens([name for name in sorted(special)
-                                if library.token_to_id(name) is not None])
+    library.add_special_tokens(special)
 
 
 def _special(declared: Declared, kind: str, ids: Mapping[str, int],
@@ -244,7 +255,7 @@ def post_processor(before: list[str], between: list[str], after: list[str], libr
     return template
 
 
-def _template_of(library: Tokenizer) -> Template:
+def template_of(library: Tokenizer) -> Template:
     """Where the post-processor puts special tokens, seen on a pair of texts."""
     text = next(text for text in ('a', *library.get_vocab())
                 if library.encode(text, add_special_tokens=False).ids)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from xformer.config import UserError
 from xformer.data.tokenizers.library import byte_bpe, pairs_of, wordpiece
@@ -27,6 +27,7 @@ class Declared(NamedTuple):
 
     folder: Path
     names: Mapping[str, str]  # of special tokens, by their roles: 'pad', 'cls', ...
+    tokens: Mapping[str, AddedToken]  # those of which more is said than the name
     options: Mapping[str, object]  # tokenizer_config.json
 
     def option(self, name: str, default):
@@ -74,10 +75,11 @@ def read_byte_bpe(declared: Declared) -> Tokenizer:
 def read_t5(declared: Declared) -> Tokenizer:
     """spiece.model and the sentinels, <extra_id_0> last."""
     proto = _proto(_file(declared.folder, 'spiece.model'))
-    count = declared.option('extra_ids', 100)
-    return _unigram(proto, [*_scored(proto), *((f'<extra_id_{k}>', 0.0)
-                                               for k in reversed(range(count)))],
-                    proto.trainer_spec.unk_id, _precompiled(proto))
+    sentinels = [f'<extra_id_{k}>' for k in reversed(range(declared.option('extra_ids', 100)))]
+    library = _unigram(proto, [*_scored(proto), *((name, 0.0) for name in sentinels)],
+                       proto.trainer_spec.unk_id, _precompiled(proto))
+    library.add_special_tokens(sentinels)
+    return library
 
 
 def read_albert(declared: Declared) -> Tokenizer:
