@@ -130,7 +130,7 @@ def roberta(folder: Path) -> str:
 
 def bart_json(folder: Path) -> str:
     library = byte_bpe(_FAIRSEQ)
-    library.post_processor = processors.RobertaProcessing(('</s>', 2), ('<s>', 0))
+    library.post_processor = processors.RobertaProcessing(('</s>', 2), ('<s>', 0), True, False)
     return _write(folder, 'bart', {'tokenizer.json': library.to_str(), 'config.json': {
         'model_type': 'bart', 'decoder_start_token_id': 2}})
 

@@ -16,7 +16,14 @@ from xformer.data.tokenizers.library import LibraryTokenizer
 from xformer.data.tokenizers.pieces import PieceTokenizer
 from xformer.data.tokenizers.published import PublishedTokenizer
 from xformer.data.tokenizers.symbols import ByteTokenizer, SymbolTokenizer
-from xformer.interop.tokenizers import ROLES, Family, family_of, post_processor, template_of
+from xformer.interop.tokenizers import (
+    ROLES,
+    Family,
+    family_of,
+    mark_special,
+    post_processor,
+    template_of,
+)
 from xformer.interop.vocabularies import from_proto, parse_proto
 
 _MODELS = {'albert': 'spiece.model', 't5': 'spiece.model', 'mt5': 'spiece.model',
@@ -44,14 +51,13 @@ def write_tokenizers(tokenizers: Tokenizers, folder: Path, family: str) -> None:
     library = _library(source)
     library.no_truncation()
     library.no_padding()
-    library.add_special_tokens(source.tokens(source.special.ids()))
+    mark_special(library, source.tokens(source.special.ids()))
     if not (isinstance(source, PublishedTokenizer) and template_of(library) == template):
         library.post_processor = post_processor(
-            *(source.tokens(ids) for ids in template), library, about.segments)
+            *(source.tokens(ids) for ids in template), library, about)
     _check_ids(source, library)
     library.save(str(folder / 'tokenizer.json'))
-    names = _names(source, about, template)
-    _write_config(folder, names, {
+    _write_config(folder, _names(source, about, template), {
         'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False,
         'model_input_names': ['input_ids', *['token_type_ids'] * about.segments,
                               'attention_mask'], **_options(library)})

@@ -4,7 +4,7 @@ Ids are those that transformers gives. A tokenizer.json says how text is cut; wh
 tokens are for stands in special_tokens_map.json, tokenizer_config.json and config.json.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from xformer.interop.vocabularies import (
     read_byte_bpe,
     read_json,
     read_llama,
+    read_proto,
     read_t5,
     read_wordpiece,
     read_xlm_roberta,
@@ -89,8 +90,7 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     marked = {token.content for token in library.get_added_tokens_decoder().values()}
     names = {role: name for role, name in declared.names.items()
              if name in known and (not path.is_file() or name in marked or _named(declared, role))}
-    library.add_special_tokens([declared.tokens.get(name, name) for name in sorted(
-        set(names.values()) - marked, key=known.get)])
+    mark_special(library, [declared.tokens.get(name, name) for name in names.values()])
     special = _special(declared, about.kind, {role: known[name] for role, name in names.items()},
                        library)
     _place(library, about, names, declared, path.is_file())
@@ -148,6 +148,15 @@ def _added(token: dict, special: bool) -> AddedToken:
     return AddedToken(token['content'], special=special, **told)
 
 
+def mark_special(library: Tokenizer, tokens: Iterable[AddedToken | str]) -> None:
+    """Those that are special already stay as they are: the library would forget what it knows of
+    spaces beside them."""
+    special = {token.content for token in library.get_added_tokens_decoder().values()
+               if token.special}
+    library.add_special_tokens([token for token in tokens if
+                                getattr(token, 'content', token) not in special])
+
+
 def _check_same(declared: Declared, library: Tokenizer) -> None:
     """Raises UserError where tokenizer_config.json contradicts tokenizer.json: transformers
     follows now the one, now the other."""
@@ -182,7 +191,7 @@ def _add_declared(declared: Declared, library: Tokenizer) -> None:
             raise UserError(f'{declared.folder} gives the added token {name!r} the id {i}, but its '
                             f'vocabulary makes it {library.token_to_id(name)}; restore '
                             'added_tokens.json and tokenizer_config.json from a copy')
-    library.add_special_tokens(special)
+    mark_special(library, special)
 
 
 def _special(declared: Declared, kind: str, ids: Mapping[str, int],
@@ -235,14 +244,15 @@ def _place(library: Tokenizer, about: Family, names: Mapping[str, str], declared
         around = [begin, [*end, *begin], end]
     else:
         return
-    library.post_processor = post_processor(*around, library, about.segments)
+    library.post_processor = post_processor(*around, library, about)
 
 
 def post_processor(before: list[str], between: list[str], after: list[str], library: Tokenizer,
-                   segments: bool) -> processors.PostProcessor:
+                   about: Family) -> processors.PostProcessor:
     """Puts special tokens, by name, around and between texts; with segments the second text and
-    what comes after it are of type 1. Byte-level pieces stand where their letters do."""
-    second = int(segments)
+    what comes after it are of type 1. Byte-level pieces stand where their letters do, but in
+    decoders where their spaces do, too: as in RoBERTa and GPT-2."""
+    second, spaces = int(about.segments), library.pre_tokenizer
     one = [f'{name}:0' for name in before] + ['$A:0']
     two = [f'{name}:0' for name in between] + [f'$B:{second}']
     template = processors.TemplateProcessing(
@@ -250,8 +260,9 @@ def post_processor(before: list[str], between: list[str], after: list[str], libr
         pair=[*one, *two, *(f'{name}:{second}' for name in after)],
         special_tokens=[(name, library.token_to_id(name))
                         for name in dict.fromkeys([*before, *between, *after])])
-    if isinstance(library.pre_tokenizer, pre_tokenizers.ByteLevel):
-        return processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
+    if isinstance(spaces, pre_tokenizers.ByteLevel) and about.kind != 'decoder':
+        return processors.Sequence([processors.ByteLevel(
+            trim_offsets=True, add_prefix_space=spaces.add_prefix_space), template])
     return template
 
 
@@ -297,6 +308,6 @@ def _read_marian(folder: Path) -> Tokenizers:
     special = Special(pad, config.get('decoder_start_token_id', pad), eos, unk)
     sides = []
     for name in ('source.spm', 'target.spm'):
-        file = (folder / name).read_bytes()
-        sides.append(MarianTokenizer(file, names, special))
+        read_proto(folder / name)
+        sides.append(MarianTokenizer((folder / name).read_bytes(), names, special))
     return Tokenizers(*sides, template=Template((), (), (eos,)))

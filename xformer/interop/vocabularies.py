@@ -74,7 +74,7 @@ def read_byte_bpe(declared: Declared) -> Tokenizer:
 
 def read_t5(declared: Declared) -> Tokenizer:
     """spiece.model and the sentinels, <extra_id_0> last."""
-    proto = _proto(_file(declared.folder, 'spiece.model'))
+    proto = read_proto(_file(declared.folder, 'spiece.model'))
     sentinels = [f'<extra_id_{k}>' for k in reversed(range(declared.option('extra_ids', 100)))]
     library = _unigram(proto, [*_scored(proto), *((name, 0.0) for name in sentinels)],
                        proto.trainer_spec.unk_id, _precompiled(proto))
@@ -84,7 +84,7 @@ def read_t5(declared: Declared) -> Tokenizer:
 
 def read_albert(declared: Declared) -> Tokenizer:
     """spiece.model; text is lower-cased and loses its accents unless the options say otherwise."""
-    proto = _proto(_file(declared.folder, 'spiece.model'))
+    proto = read_proto(_file(declared.folder, 'spiece.model'))
     steps = [normalizers.Replace('``', '"'), normalizers.Replace("''", '"')]
     if not declared.option('keep_accents', False):
         steps += [normalizers.NFKD(), normalizers.StripAccents()]
@@ -95,7 +95,7 @@ def read_albert(declared: Declared) -> Tokenizer:
 
 def read_xlm_roberta(declared: Declared) -> Tokenizer:
     """sentencepiece.bpe.model, whose first three pieces make room for fairseq's four tokens."""
-    proto = _proto(_file(declared.folder, 'sentencepiece.bpe.model'))
+    proto = read_proto(_file(declared.folder, 'sentencepiece.bpe.model'))
     first = ((declared.names[role], 0.0) for role in ('bos', 'pad', 'eos', 'unk'))
     return _unigram(proto, [*first, *_scored(proto)[3:], (declared.names['mask'], 0.0)], 3,
                     _precompiled(proto))
@@ -104,7 +104,7 @@ def read_xlm_roberta(declared: Declared) -> Tokenizer:
 def read_llama(declared: Declared) -> Tokenizer:
     """tokenizer.model, read as sentencepiece reads it; with the option legacy=false a text that
     begins with a space gets no second one."""
-    proto = _proto(_file(declared.folder, 'tokenizer.model'))
+    proto = read_proto(_file(declared.folder, 'tokenizer.model'))
     if proto.trainer_spec.model_type != _BPE:
         raise UserError(f'{declared.folder}/tokenizer.model is no byte-pair encoding, as Llama has '
                         'it; give the file of the model')
@@ -154,6 +154,16 @@ def parse_proto(file: bytes):
     return proto
 
 
+def read_proto(path: Path):
+    """Raises UserError for a file that cannot be read or is no sentencepiece model."""
+    def parse(path: Path):
+        proto = parse_proto(path.read_bytes())
+        if not proto.pieces:
+            raise ValueError('it has no pieces')
+        return proto
+    return _read(path, parse)
+
+
 def read_json(path: Path) -> dict:
     """Raises UserError for a file that cannot be read or holds no JSON object."""
     def parse(path: Path) -> dict:
@@ -194,15 +204,6 @@ def _merges(proto) -> list[tuple[str, str]]:
 def _precompiled(proto) -> list:
     rules = proto.normalizer_spec.precompiled_charsmap
     return [normalizers.Precompiled(rules)] if rules else []
-
-
-def _proto(path: Path):
-    def parse(path: Path):
-        proto = parse_proto(path.read_bytes())
-        if not proto.pieces:
-            raise ValueError('it has no pieces')
-        return proto
-    return _read(path, parse)
 
 
 def _file(folder: Path, name: str) -> Path:
