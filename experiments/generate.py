@@ -175,6 +175,7 @@ class _Writer:
         draft_config = _draft_config(values, config) if values.draft else None
         self._run, compilations = reading.open_model(values, config)
         from xformer.decode.generate import Draft, Generator
+        from xformer.evaluate.inputs import template_of
         draft = None
         if draft_config:
             from xformer.run import open_run
@@ -188,7 +189,8 @@ class _Writer:
         self._prompts: list[list[int]] = []
         self.generator = Generator(self._run.model, config, self._run.params, compilations,
                                    values.num_outputs, self._stopped if self._stops else None,
-                                   draft)
+                                   draft, after_bos=bool(
+                                       template_of(config, self._run.tokenizers).before))
 
     def write(self, texts: list[str]) -> list[list[tuple[str, float]]]:
         """(text, score) of the outputs for each text, best first."""

@@ -50,6 +50,11 @@ class Tokenizers:
     def vocab_size(self) -> int:
         return self.source.vocab_size
 
+    @property
+    def between(self) -> int:
+        """How many EOS part two texts that an encoder reads: 2 in RoBERTa, else 1."""
+        return len(self.template.between) if self.template else 1
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of the serialised form."""
