@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from tokenizer_folders import KINDS, NAMES, ODD, english, pieces, random_texts
 
 from xformer.config import DataConfig, UserError
@@ -19,6 +20,7 @@ from xformer.data.tokenizers import (
 )
 from xformer.interop.tokenizer_export import write_tokenizers
 from xformer.interop.tokenizers import FAMILIES, read_tokenizers
+from xformer.interop.vocabularies import from_proto, parse_proto
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath('golden/tokenizers.json').read_text(
     encoding='utf-8'))
@@ -271,6 +273,12 @@ def test_what_is_missing_or_contradicts_itself_is_said_in_one_sentence(
     assert str(tmp_path) in str(caught.value) and '\n' not in str(caught.value)
 
 
+def test_older_files_that_do_not_say_how_text_is_cut_are_refused(tmp_path):
+    KINDS['gpt2'](tmp_path)
+    with pytest.raises(UserError, match='no tokenizer.json, .* do not say how text is cut'):
+        read(tmp_path, 'qwen2')
+
+
 def test_an_unknown_family_is_refused(tmp_path):
     with pytest.raises(UserError, match="model_type 'mamba' are not read or written.*bart, bert"):
         read(tmp_path, 'mamba')
@@ -301,3 +309,29 @@ def test_a_word_like_a_special_token_cannot_be_written(tmp_path):
     tokenizers = train_tokenizers(DataConfig(train='x', tokenizer='word'), [('a <eos> b',)])
     with pytest.raises(UserError, match='reads like a special token'):
         write_tokenizers(tokenizers, tmp_path, 'gpt2')
+
+
+@pytest.mark.parametrize('kind', ['bpe', 'unigram'])
+@pytest.mark.parametrize('options', [
+    {'normalization_rule_name': 'identity', 'remove_extra_whitespaces': False},
+    {'normalization_rule_name': 'nmt_nfkc'}, {'add_dummy_prefix': False}], ids=str)
+def test_a_sentencepiece_model_cuts_as_sentencepiece_does(kind, options):
+    file = pieces(kind, vocab_size=400, byte_fallback=True, **options)
+    library = from_proto(parse_proto(file))
+    oracle = sentencepiece.SentencePieceProcessor(model_proto=file)
+    texts = [*english(), ' naïve  café ', 'ﬁ ｆｕｌｌ Å', '\u00a0b\t c\n', ' ', '東京']
+    if 'identity' in options.values():  # else marks beside a letter may be composed otherwise
+        texts += [*ODD, *random_texts(300, seed=4)]
+    assert [library.encode(text).ids for text in texts] == oracle.encode(texts)
+    ids = oracle.encode(english()[:50])
+    assert [library.decode(row) for row in ids] == oracle.decode(ids)
+
+
+def test_llama_reads_as_sentencepiece_did_unless_it_says_otherwise(tmp_path):
+    family = KINDS['llama'](tmp_path)
+    replaced(tmp_path, 'tokenizer_config.json', legacy=True, add_eos_token=True)
+    tokenizers = read(tmp_path, family)
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'tokenizer.model'))
+    assert tokenizers.template == Template((1,), (2, 1), (2,))
+    assert tokenizers.source.encode_batch(ODD) == oracle.encode(ODD)
+    assert tokenizers.source.encode(' ta') != tokenizers.source.encode('ta')

@@ -24,6 +24,7 @@ from xformer.interop.vocabularies import (
     read_byte_bpe,
     read_json,
     read_llama,
+    read_nothing,
     read_proto,
     read_t5,
     read_wordpiece,
@@ -59,7 +60,7 @@ FAMILIES = {
                      read_albert, _BERT.template, True),
     'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA._replace(read=read_xlm_roberta),
     'bart': _ROBERTA._replace(kind='seq2seq'), 'gpt2': _GPT2, 'llama': _LLAMA, 'mistral': _LLAMA,
-    'qwen2': _GPT2, 't5': _T5, 'mt5': _T5}
+    'qwen2': _GPT2._replace(read=read_nothing), 't5': _T5, 'mt5': _T5}
 
 
 def family_of(name: str) -> Family:
@@ -163,7 +164,9 @@ def _check_same(declared: Declared, library: Tokenizer) -> None:
     normalizer, pre_tokenizer = library.normalizer, library.pre_tokenizer
     stated = {}
     if type(normalizer).__name__ == 'BertNormalizer':
-        stated = {'do_lower_case': normalizer.lowercase, 'strip_accents': normalizer.strip_accents,
+        strips = normalizer.strip_accents
+        stated = {'do_lower_case': normalizer.lowercase,
+                  'strip_accents': normalizer.lowercase if strips is None else strips,
                   'tokenize_chinese_chars': normalizer.handle_chinese_chars}
     elif isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
         stated = {'add_prefix_space': pre_tokenizer.add_prefix_space}

@@ -116,8 +116,15 @@ def read_llama(declared: Declared) -> Tokenizer:
     return library
 
 
+def read_nothing(declared: Declared) -> Tokenizer:
+    """For families whose older files do not say how text is cut. Raises UserError."""
+    raise UserError(f'{declared.folder} has no tokenizer.json, and the model\'s other tokenizer '
+                    'files do not say how text is cut; put its tokenizer.json there')
+
+
 def from_proto(proto) -> Tokenizer:
-    """A sentencepiece model as it is: it cuts every text into the same pieces.
+    """A sentencepiece model as it is: it cuts texts into the same pieces, but where its rules of
+    normalisation make one character of several, which the `tokenizers` library may not.
 
     Raises UserError for a kind of model that the `tokenizers` library lacks.
     """
