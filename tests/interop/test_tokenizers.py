@@ -15,7 +15,6 @@ from xformer.data.tokenizers import (
     MarianTokenizer,
     Template,
     load_tokenizers,
-    own_template,
     train_tokenizers,
 )
 from xformer.interop.tokenizer_export import write_tokenizers
@@ -139,6 +138,15 @@ def test_what_was_read_is_written_for_transformers(name, tmp_path):
     check_agrees(tokenizers, theirs(after), TEXTS)
 
 
+def placed(family, special):
+    """Where the objectives put special tokens, which is what a model trained here expects."""
+    bos, eos = (special.bos,), (special.eos,)
+    if family == 'marian':  # never reads pairs
+        return Template((), (), eos)
+    return {'encoder': Template(bos, eos, eos), 'seq2seq': Template((), eos, eos),
+            'decoder': Template(bos, eos, ())}[FAMILIES[family].kind]
+
+
 OWN = [('wordpiece', 'bert', 'mlm_nsp'), ('wordpiece', 'distilbert', 'classify'),
        ('byte_bpe', 'roberta', 'mlm'), ('byte_bpe', 'gpt2', 'lm'), ('byte_bpe', 'llama', 'lm'),
        ('bpe', 'llama', 'lm'), ('unigram', 'albert', 'mlm'), ('unigram', 't5', 'spans'),
@@ -157,10 +165,7 @@ def test_what_is_trained_here_is_written_for_transformers(kind, family, objectiv
     (tmp_path / 'config.json').write_text(json.dumps(config))
     write_tokenizers(tokenizers, tmp_path, family)
     texts = [*ODD, *random_texts(150, seed=3)]
-    about = FAMILIES.get(family)
-    template = own_template(about.kind if about else 'seq2seq', 'lm', tokenizers.special)
-    if family == 'marian':  # never reads pairs
-        template = template._replace(between=())
+    template = placed(family, tokenizers.special)
     ids = [template.row([each]) for each in tokenizers.source.encode_batch(texts)]
     again = read(tmp_path, family)
     assert rows(again, texts) == ids
@@ -168,8 +173,29 @@ def test_what_is_trained_here_is_written_for_transformers(kind, family, objectiv
     oracle = theirs(tmp_path)
     assert [oracle(text)['input_ids'] for text in texts] == ids
     assert ('token_type_ids' in oracle.model_input_names) == (family in ('bert', 'albert'))
-    text = english()[0]
+    text, other = english()[:2]
+    if family != 'marian':
+        first, second = map(tokenizers.source.encode, (text, other))
+        pair = oracle(text, other)
+        assert pair['input_ids'] == template.row([first, second])
+        assert pair.get('token_type_ids') in (
+            None, [0] * (len(first) + 2) + [1] * (len(second) + 1))
     assert oracle.decode(oracle(text)['input_ids'], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize('kind, family, name', [
+    ('wordpiece', 'bert', 'BertTokenizer'), ('wordpiece', 'electra', 'ElectraTokenizer'),
+    ('byte_bpe', 'gpt2', 'GPT2Tokenizer'), ('byte_bpe', 'roberta', 'RobertaTokenizer')])
+def test_the_classes_of_the_families_load_it_too(kind, family, name, tmp_path):
+    transformers = pytest.importorskip('transformers')
+    tokenizers = train_tokenizers(DataConfig(
+        train='x', tokenizer=kind, objective='mlm', vocab_size=400),
+        ((text,) for text in english()))
+    write_tokenizers(tokenizers, tmp_path, family)
+    oracle = getattr(transformers, name).from_pretrained(tmp_path)
+    template = placed(family, tokenizers.special)
+    for text in [*ODD, *random_texts(100, seed=6)]:
+        assert oracle(text)['input_ids'] == template.row([tokenizers.source.encode(text)])
 
 
 def shared(path) -> Path:

@@ -86,7 +86,7 @@ def own_template(family: str, objective: str, special: Special) -> Template:
     begin, end = (special.bos,), (special.eos,)
     if family == 'seq2seq':
         return Template((), end, end)
-    return Template(begin, end, () if objective == 'lm' else end)
+    return Template(begin, end, () if family == 'decoder' and objective == 'lm' else end)
 
 
 def missing_special(names: Collection[str], objective: str) -> list[str]:
