@@ -52,7 +52,7 @@ def write_tokenizers(tokenizers: Tokenizers, folder: Path, family: str) -> None:
     library.no_truncation()
     library.no_padding()
     mark_special(library, source.tokens(source.special.ids()))
-    if not (isinstance(source, PublishedTokenizer) and template_of(library) == template):
+    if not (isinstance(source, PublishedTokenizer) and template_of(library, folder) == template):
         library.post_processor = post_processor(
             *(source.tokens(ids) for ids in template), library, about)
     _check_ids(source, library)

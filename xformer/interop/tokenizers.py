@@ -20,6 +20,7 @@ from xformer.data.tokenizers import (
 )
 from xformer.interop.vocabularies import (
     Declared,
+    missing,
     read_albert,
     read_byte_bpe,
     read_json,
@@ -96,7 +97,7 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
                        library)
     _place(library, about, names, declared, path.is_file())
     tokenizer = PublishedTokenizer(library.to_str().encode(), special)
-    return Tokenizers(tokenizer, tokenizer, template=template_of(library))
+    return Tokenizers(tokenizer, tokenizer, template=template_of(library, folder))
 
 
 def _read_library(path: Path) -> Tokenizer:
@@ -220,9 +221,7 @@ def _special(declared: Declared, kind: str, ids: Mapping[str, int],
     for value, role in ((eos, 'sep' if kind == 'encoder' else 'eos'), (pad, 'pad'),
                         (bos, 'cls') if kind == 'encoder' else (0, '')):
         if value is None:
-            raise UserError(f'{folder} has no {role}_token in its vocabulary that '
-                            'tokenizer_config.json, special_tokens_map.json or config.json names; '
-                            f'add "{role}_token" to tokenizer_config.json')
+            raise missing(folder, role)
     sentinels = (next((i for i in map(library.token_to_id, (
         f'<extra_id_{k}>', f'\u2581<extra_id_{k}>')) if i is not None), None) for k in range(100))
     unk = find('unk')
@@ -235,6 +234,9 @@ def _place(library: Tokenizer, about: Family, names: Mapping[str, str], declared
     """The template, where the file says none or the options say another."""
     options = declared.options
     if about.template and not complete:
+        for role in sum(about.template, ()):
+            if role not in names:
+                raise missing(declared.folder, role)
         around = [[names[role] for role in roles] for roles in about.template]
     elif about.kind == 'decoder' and ('add_bos_token' in options or 'add_eos_token' in options
                                       or library.post_processor is None):
@@ -269,8 +271,9 @@ def post_processor(before: list[str], between: list[str], after: list[str], libr
     return template
 
 
-def template_of(library: Tokenizer) -> Template:
-    """Where the post-processor puts special tokens, seen on a pair of texts."""
+def template_of(library: Tokenizer, folder: Path) -> Template:
+    """Where the post-processor puts special tokens, seen on a pair of texts. Raises UserError for
+    one of the `folder` that no `Template` describes."""
     text = next(text for text in ('a', *library.get_vocab())
                 if library.encode(text, add_special_tokens=False).ids)
     pair, alone = library.encode(text, text), library.encode(text)
@@ -279,9 +282,9 @@ def template_of(library: Tokenizer) -> Template:
     template = Template(*(tuple(pair.ids[start:stop]) for start, stop in (
         (0, first[0]), (first[-1] + 1, second[0]), (second[-1] + 1, None))))
     if template.row([[pair.ids[i] for i in first]]) != alone.ids:
-        raise UserError('the tokenizer.json puts other special tokens around one text than around '
-                        'two, which is not supported; give a tokenizer whose post_processor is '
-                        'the same for both')
+        raise UserError(f'{folder}/tokenizer.json puts other special tokens around one text than '
+                        'around two, which is not supported; give a tokenizer whose '
+                        'post_processor has the same for both')
     return template
 
 

@@ -30,6 +30,12 @@ class Declared(NamedTuple):
     tokens: Mapping[str, AddedToken]  # those of which more is said than the name
     options: Mapping[str, object]  # tokenizer_config.json
 
+    def name(self, role: str) -> str:
+        """Of the token of a role. Raises UserError where the files say that there is none."""
+        if role not in self.names:
+            raise missing(self.folder, role)
+        return self.names[role]
+
     def option(self, name: str, default):
         """An option, or the default of the family's class in transformers."""
         value = self.options.get(name)
@@ -50,7 +56,7 @@ def read_wordpiece(declared: Declared) -> Tokenizer:
                         'model reads lower-cased text')
     return wordpiece(ids, declared.option('do_lower_case', True),
                      declared.option('strip_accents', None),
-                     declared.option('tokenize_chinese_chars', True), declared.names['unk'])
+                     declared.option('tokenize_chinese_chars', True), declared.name('unk'))
 
 
 def read_byte_bpe(declared: Declared) -> Tokenizer:
@@ -96,8 +102,8 @@ def read_albert(declared: Declared) -> Tokenizer:
 def read_xlm_roberta(declared: Declared) -> Tokenizer:
     """sentencepiece.bpe.model, whose first three pieces make room for fairseq's four tokens."""
     proto = read_proto(_file(declared.folder, 'sentencepiece.bpe.model'))
-    first = ((declared.names[role], 0.0) for role in ('bos', 'pad', 'eos', 'unk'))
-    return _unigram(proto, [*first, *_scored(proto)[3:], (declared.names['mask'], 0.0)], 3,
+    first = ((declared.name(role), 0.0) for role in ('bos', 'pad', 'eos', 'unk'))
+    return _unigram(proto, [*first, *_scored(proto)[3:], (declared.name('mask'), 0.0)], 3,
                     _precompiled(proto))
 
 
@@ -152,6 +158,12 @@ def from_proto(proto) -> Tokenizer:
     library.decoder = decoders.Sequence(parts)
     _add_symbols(library, proto)
     return library
+
+
+def missing(folder: Path, role: str) -> UserError:
+    return UserError(f'{folder} has no {role}_token in its vocabulary that tokenizer_config.json, '
+                     'special_tokens_map.json or config.json names; add '
+                     f'"{role}_token" to tokenizer_config.json')
 
 
 def parse_proto(file: bytes):
