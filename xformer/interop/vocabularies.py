@@ -161,6 +161,7 @@ def from_proto(proto) -> Tokenizer:
 
 
 def missing(folder: Path, role: str) -> UserError:
+    """That a folder has no token for a role, and where to name one."""
     return UserError(f'{folder} has no {role}_token in its vocabulary that tokenizer_config.json, '
                      'special_tokens_map.json or config.json names; add '
                      f'"{role}_token" to tokenizer_config.json')
