@@ -176,6 +176,7 @@ class _Writer:
         self._run, compilations = reading.open_model(values, config)
         config = self._run.config
         from xformer.decode.generate import Draft, Generator
+        from xformer.evaluate.inputs import template_of
         draft = None
         if draft_config:
             from xformer.run import open_run
@@ -189,7 +190,8 @@ class _Writer:
         self._prompts: list[list[int]] = []
         self.generator = Generator(self._run.model, config, self._run.params, compilations,
                                    values.num_outputs, self._stopped if self._stops else None,
-                                   draft)
+                                   draft, after_bos=bool(
+                                       template_of(config, self._run.tokenizers).before))
 
     def write(self, texts: list[str]) -> list[list[tuple[str, float]]]:
         """(text, score) of the outputs for each text, best first."""

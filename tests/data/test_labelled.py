@@ -89,33 +89,36 @@ def column(rows, dtype='<u2'):
                   np.cumsum([0, *map(len, rows)]))
 
 
-def objective_of(kind, rows, **options):
+def objective_of(kind, rows, between=1, **options):
     """Over (first, second, target) rows of ids."""
     first, second, target = zip(*rows)
     store = TokenStore({'first': column(first), 'second': column(second),
                         'target': column(target, LAYOUTS[kind].dtypes['target'])}, None, {})
     config = override(Config(), {'data.objective': kind, **options})
-    return make_objective(config, store, type('Tokens', (), {'special': SPECIAL}))
+    return make_objective(config, store, type('Tokens', (), {
+        'special': SPECIAL, 'between': between}))
 
 
-@pytest.mark.parametrize('kind', ['classify', 'regress', 'tag'])
-def test_rows_hold_bos_the_texts_and_their_ends(kind):
+@pytest.mark.parametrize('kind, between', [
+    ('classify', 1), ('regress', 1), ('tag', 1), ('classify', 2)])
+def test_rows_hold_bos_the_texts_and_their_ends(kind, between):
     rng = np.random.default_rng(1)
     rows = []
     for n, m in [(1, 0), (5, 3), (4, 0), (2, 6)]:
         first, second = rng.integers(4, 90, n).tolist(), rng.integers(4, 90, m).tolist()
         target = {'classify': [n % 3], 'regress': [n / 4], 'tag': rng.integers(-1, 5, n).tolist()}
         rows.append((first, second, target[kind]))
-    objective = objective_of(kind, rows)
+    objective = objective_of(kind, rows, between)
     assert len(objective) == 4
     indices = np.array([3, 0, 1])
     batch = objective.batch(indices, (4, 12, 0), np.random.default_rng(0))
     for i, index in enumerate(indices):
         first, second, target = rows[index]
-        ids = [1, *first, 2, *second, *([2] if second else [])]
+        ids = [1, *first, *([2] * between + second if second else []), 2]
         assert batch['inputs_BS'][i].tolist() == ids + [0] * (12 - len(ids))
         assert batch['lengths_B'][i] == len(ids) == objective.lengths(index, index + 1)[0, 0]
-        types = [0] * (len(first) + 2) + [1] * (len(second) + 1 if second else 0)
+        types = ([0] * (len(first) + 1 + between) + [1] * (len(second) + 1) if second else
+                 [0] * len(ids))
         assert batch['types_BS'][i].tolist() == types + [0] * (12 - len(types))
         if kind == 'tag':
             assert batch['labels_BS'][i].tolist() == [-1, *target] + [-1] * (11 - len(target))
@@ -126,23 +129,25 @@ def test_rows_hold_bos_the_texts_and_their_ends(kind):
         objective.batch(indices, (4, 9, 0), np.random.default_rng(0))
 
 
-def test_windows_cover_the_context_and_show_the_answer_where_it_is_whole():
+@pytest.mark.parametrize('between', [1, 2])
+def test_windows_cover_the_context_and_show_the_answer_where_it_is_whole(between):
     rng = np.random.default_rng(2)
     rows = []
     for size in (3, 20, 57, 9, 40):
         start = int(rng.integers(0, size - 2))
         rows.append((rng.integers(4, 90, 4).tolist(), list(range(100, 100 + size)),
                      [start, start + 1] if size != 9 else [-1, -1]))
-    objective = objective_of('answer', rows, **{'model.max_length': 17})
+    objective = objective_of('answer', rows, between, **{'model.max_length': 16 + between})
     seen, found = [set() for _ in rows], Counter()
     for window in range(len(objective)):
         slots = int(objective.lengths(window, window + 1)[0, 0])
         batch = objective.batch(np.array([window]), (1, slots, 0), np.random.default_rng(0))
         [example] = objective.examples(np.array([window]))
         ids, labels = batch['inputs_BS'][0], batch['labels_B2'][0]
-        assert slots <= 17 and ids[0] == 1 and ids[5] == 2 and ids[-1] == 2
+        assert slots <= 16 + between and ids[0] == 1 and ids[-1] == 2
+        assert (ids[5:5 + between] == 2).all() and ids[5 + between] != 2
         assert ids[1:5].tolist() == rows[example][0]
-        seen[example] |= set(ids[6:-1].tolist())
+        seen[example] |= set(ids[5 + between:-1].tolist())
         first, last = rows[example][2]
         if labels.any():
             assert ids[labels].tolist() == [100 + first, 100 + last]

@@ -123,6 +123,20 @@ def assert_scored(setting, prompts, found):
             assert score == pytest.approx(total / penalty, rel=1e-5, abs=1e-5)
 
 
+def test_a_prompt_without_bos_is_all_that_is_read(rotary):
+    bos = rotary.config.model.bos_id
+    found = rotary.generator(after_bos=False)([[bos, *prompt] for prompt in PROMPTS])
+    assert_same(found, rotary.together)
+    without = rotary.generator(after_bos=False)(PROMPTS)
+    rows = [[*prompt, *best[0].ids] for prompt, best in zip(PROMPTS, without)]
+    for prompt, row in zip(PROMPTS, rows):
+        inputs_1T = np.array([row + [0] * (48 - len(row))], np.int32)
+        logits_TV = np.array(rotary.model.apply({'params': rotary.params}, inputs_1T))[0]
+        logits_TV[:, [0, 1]] = -np.inf  # padding and BOS are never written
+        for at in range(len(prompt), len(row)):
+            assert logits_TV[at - 1].argmax() == row[at]
+
+
 def test_each_token_is_the_most_probable_one_without_cache_or_batch(setting):
     model = setting.config.model
     never = list({model.pad_id, model.bos_id} - {model.eos_id})

@@ -4,10 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizer_folders import KINDS
 
 from xformer.config import UserError, override
 from xformer.data.sources import Labelled
-from xformer.evaluate.inputs import encode_texts, fitting, segments
+from xformer.evaluate.inputs import (
+    encode_outputs,
+    encode_sources,
+    encode_texts,
+    fitting,
+    segments,
+)
+from xformer.interop.tokenizers import read_tokenizers
 
 
 def ids(one, text):
@@ -65,3 +73,30 @@ def test_examples_that_training_drops_are_left_out_and_its_labels_alone_are_know
     config = override(pairs.config, {'data.too_long': 'drop'})
     assert fitting([('a', 'A ' * 24), ('a' * 24, 'A'), ('a', 'A ' * 23)], config,
                    pairs.tokenizers) == [('a', 'A ' * 23)]
+
+
+@pytest.mark.parametrize('kind, family, text, row, source', [
+    ('roberta', 'encoder', 'ta\tro', '<s> ta </s> </s> ro </s>', None),
+    ('roberta', 'encoder', 'ta [MASK] ro', '<s> ta <mask> Ġro </s>', None),
+    ('gpt2', 'decoder', 'ta ro', 'ta Ġro', 'ta Ġro'),
+    ('llama_json', 'decoder', 'ta ro', '<|begin|> ta Ġro', 'ta Ġro'),
+    ('t5', 'seq2seq', 'ta', '▁ ta </s>', '▁ ta </s>'),
+    ('bart_json', 'seq2seq', 'ta', '<s> ta </s>', '<s> ta </s>')])
+def test_a_published_model_places_its_tokens_in_its_own_way(kind, family, text, row, source, small,
+                                                            tmp_path):
+    tokenizers = read_tokenizers(tmp_path, KINDS[kind](tmp_path))
+    objective = {'encoder': 'mlm', 'decoder': 'lm', 'seq2seq': 'pairs'}[family]
+    config = override(small(family).config, {'data.objective': objective})
+    [found] = encode_texts([text], config, tokenizers)
+    assert ' '.join(tokenizers.source.tokens(found)) == row
+    if source:
+        [found] = encode_sources([text], config, tokenizers)
+        assert ' '.join(tokenizers.source.tokens(found)) == source
+        [found] = encode_outputs([text], [[]], config, tokenizers)
+        assert ' '.join(tokenizers.source.tokens(found)) == source
+    config = override(config, {'data.too_long': 'cut', 'model.max_length': 6})
+    before, between, after = tokenizers.template
+    for text in ['ta ' * 9, *['ta ' * 9 + '\t' + 'ro'] * (family == 'encoder')]:
+        [found] = encode_texts([text], config, tokenizers)
+        assert len(found) == 6 and (*found[:len(before)],) == before
+        assert (*found[6 - len(after):],) == after

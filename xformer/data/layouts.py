@@ -20,10 +20,11 @@ class Row(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A row of numbers for each column."""
+    """A row of numbers for each column; of two texts, how many EOS part them (RoBERTa: 2)."""
 
     ids: Sequence[Sequence[float]]
     last: bool
+    between: int = 1
 
 
 class Layout(NamedTuple):
@@ -79,7 +80,7 @@ def _cut_sides(row: Encoded, most: int) -> Encoded:
 def _encode_labels(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
     first, second, labels = zip(*(row.parts for row in batch))
     sides = (tokenizers.source.encode_batch(list(texts)) for texts in (first, second))
-    return [Encoded([*ids, [label_id(label, tokenizers)]], True)
+    return [Encoded([*ids, [label_id(label, tokenizers)]], True, tokenizers.between)
             for *ids, label in zip(*sides, labels)]
 
 
@@ -87,7 +88,7 @@ def _encode_numbers(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
     first, second, numbers = zip(*(row.parts for row in batch))
     sides = (tokenizers.source.encode_batch(list(texts)) for texts in (first, second))
     mean, deviation = scale(tokenizers)
-    return [Encoded([*ids, [(float(number) - mean) / deviation]], True)
+    return [Encoded([*ids, [(float(number) - mean) / deviation]], True, tokenizers.between)
             for *ids, number in zip(*sides, numbers)]
 
 
@@ -135,7 +136,8 @@ def _encode_answers(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
             text, start = answers[0]
             inside = [i for i, (a, b) in enumerate(places) if a < start + len(text) and b > start]
             span = [inside[0], inside[-1]] if inside else span
-        encoded.append(Encoded([tokenizers.source.encode(question), list(ids), span], True))
+        encoded.append(Encoded([tokenizers.source.encode(question), list(ids), span], True,
+                               tokenizers.between))
     return encoded
 
 
@@ -150,30 +152,32 @@ def label_id(label: str, tokenizers: Tokenizers) -> int:
 def tokens_of(row: Encoded) -> int:
     """[BOS] first [EOS], and second [EOS] where there is one."""
     first, second, _ = row.ids
-    return len(first) + 2 + (len(second) + 1 if len(second) else 0)
+    return len(first) + 2 + (len(second) + row.between if len(second) else 0)
 
 
 def cut_longer(row: Encoded, most: int) -> Encoded:
     """At most that many tokens, taken from the end of the longer text; tags go with theirs."""
     first, second, target = row.ids
-    room = most - 2 - bool(second)
-    if len(second):
-        keep = min(len(first), max(room - len(second), (room + 1) // 2))
-        first, second = first[:keep], second[:room - keep]
-    else:
-        aligned = len(target) == len(first) > 1
-        first = first[:room]
-        target = target[:room] if aligned else target
-    return row._replace(ids=[first, second, target])
+    room = most - 2 - (row.between if len(second) else 0)
+    if not len(second) and len(target) == len(first) > 1:
+        target = target[:room]
+    return row._replace(ids=[*shortened(first, second, room), target])
+
+
+def shortened(first: Sequence, second: Sequence, room: int) -> tuple[Sequence, Sequence]:
+    """Two texts (the second may be empty) of at most `room` tokens together, taken from the end of
+    the longer one."""
+    keep = min(len(first), max(room - len(second), (room + 1) // 2)) if len(second) else room
+    return first[:keep], second[:room - keep]
 
 
 def _question_tokens(row: Encoded) -> int:
     """With as much room for the context: that is read through windows (see objectives.answer)."""
-    return 2 * (len(row.ids[0]) + 2)
+    return 2 * (len(row.ids[0]) + 1 + row.between)
 
 
 def _cut_question(row: Encoded, most: int) -> Encoded:
-    return row._replace(ids=[row.ids[0][:most // 2 - 2], *row.ids[1:]])
+    return row._replace(ids=[row.ids[0][:most // 2 - 1 - row.between], *row.ids[1:]])
 
 
 _LABELLED = {'columns': ('first', 'second', 'target'), 'rows': _whole, 'length': tokens_of,

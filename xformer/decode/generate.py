@@ -52,18 +52,21 @@ class Draft(NamedTuple):
 class Generator:
     """Writes outputs for any number of inputs with few compilations: shapes are powers of two.
 
-    For an encoder-decoder an input is a source, for a decoder what comes after BOS. Each gets
-    `num_outputs` outputs, best first: those of a beam, or samples. With a draft, greedy outputs
-    are written several tokens at a time, one input after another (`decode.speculative`). An
-    output also ends where `complete` says so, which no beam can.
+    For an encoder-decoder an input is a source, for a decoder what comes after BOS, or all that it
+    reads where it learnt without one (`after_bos` False: GPT-2). Each gets `num_outputs` outputs,
+    best first: those of a beam, or samples. With a draft, greedy outputs are written several tokens
+    at a time, one input after another (`decode.speculative`). An output also ends where `complete`
+    says so, which no beam can.
     """
 
     def __init__(self, model: nn.Module, config: Config, params, compilations: Compilations,
                  num_outputs: int = 1, complete: Complete | None = None,
-                 draft: Draft | None = None, batch_tokens: int = 4096):
+                 draft: Draft | None = None, batch_tokens: int = 4096, after_bos: bool = True):
         self._model, self._config, self._draft = model, config, draft
         self._params = _for_loops(params), draft and _for_loops(draft.params)
         self._complete, self._num_outputs = complete, num_outputs
+        self._before = [config.model.bos_id] if (
+            config.model.family == 'decoder' and after_bos) else []
         self._sampling = config.decode.strategy == 'sample'
         self._hypotheses = num_outputs if self._sampling else config.decode.beam_size
         self._beams = self._hypotheses > 1 and not self._sampling
@@ -109,15 +112,14 @@ class Generator:
             for number, ids in enumerate(inputs, start=1):
                 _check_room(self._config, len(ids), number)
         return batches_by_length(
-            [len(ids) + decoder for ids in inputs], self._batch_tokens,
+            [len(self._before) + len(ids) for ids in inputs], self._batch_tokens,
             lambda width: width + decoder * self._most(width))
 
     def _most(self, width: int) -> int:
         """Most tokens of any output for inputs in a bucket of that width."""
-        decoder = self._config.model.family == 'decoder'
         shortest = 1 if width == LEAST_WIDTH else width // 2
         return max(output_limits(self._config, length)[1]
-                   for length in (shortest, width - decoder))
+                   for length in (shortest, width - len(self._before)))
 
     def _growing(self, inputs, indices: list[int], shape: tuple[int, int], stride: int,
                  first: int = 0):
@@ -142,14 +144,14 @@ class Generator:
     def _arrays(self, inputs, indices, shape, first: int):
         """(ids_BS, lengths_B, least_B, most_B, numbers_B), the last for the draws' keys.
 
-        Sources begin in the first column; prompts begin with BOS and end in the last.
+        Sources begin in the first column; prompts, BOS before them, end in the last.
         """
         rows, width = shape
         model = self._config.model
         ids_BS = np.full(shape, model.pad_id, np.int32)
         numbers_B4 = np.zeros((rows, 4), np.int32)
         for row, index in enumerate(indices):
-            ids = [model.bos_id, *inputs[index]] if model.family == 'decoder' else inputs[index]
+            ids = [*self._before, *inputs[index]]
             at = width - len(ids) if model.family == 'decoder' else 0
             ids_BS[row, at:at + len(ids)] = ids
             limits = output_limits(self._config, len(inputs[index]))

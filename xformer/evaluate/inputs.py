@@ -6,9 +6,9 @@ import numpy as np
 
 from xformer.config import CHOOSING, Config, ModelConfig, UserError
 from xformer.console import say
-from xformer.data.layouts import LAYOUTS, Encoded, Row, cut_longer, label_id, labels_in
+from xformer.data.layouts import LAYOUTS, Row, label_id, labels_in, shortened
 from xformer.data.sources import Labelled, prepare_source
-from xformer.data.tokenizers import Tokenizers
+from xformer.data.tokenizers import PublishedTokenizer, Template, Tokenizers, own_template
 
 MARK = '[MASK]'  # in a text for a masked language model, whatever the vocabulary calls it
 
@@ -20,12 +20,11 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
     BOS text EOS     an encoder; of two parted by a tab, BOS first EOS second EOS
     BOS text         a decoder; BOS source EOS if it learnt pairs
 
-    With data.too_long=cut those too long are cut, and how many is said. Raises UserError for an
-    empty or too long one.
+    or as the template of a published model has it. With data.too_long=cut those too long are cut,
+    and how many is said. Raises UserError for an empty or too long one.
     """
     family, most = config.model.family, config.model.max_length
-    begin = [] if family == 'seq2seq' else [tokenizers.special.bos]
-    end = _end(config, tokenizers)
+    template = template_of(config, tokenizers)
     encoded, cut = [], 0
     for number, text in enumerate(texts, start=1):
         parts = text.split('\t') if family == 'encoder' else [text]
@@ -35,15 +34,15 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
         if len(sides) > 2:
             raise UserError(f'input {number} has {len(sides) - 1} tabs; give a text, or two parted '
                             'by one')
-        size = len(begin) + sum(len(side) + len(end) for side in sides)
-        if size > most:
+        row = template.row(sides)
+        if len(row) > most:
             if config.data.too_long != 'cut':
-                raise UserError(f'input {number} ({text[:40]!r}...) has {size:,} tokens, those at '
-                                f'its ends included; the model takes {most}: shorten it')
+                raise UserError(f'input {number} ({text[:40]!r}...) has {len(row):,} tokens, '
+                                f'those at its ends included; the model takes {most}: shorten it')
             cut += 1
-            sides = (cut_longer(Encoded([*sides, []], True), most).ids[:2] if len(sides) == 2 else
-                     [sides[0][:most - len(begin) - len(end)]])
-        encoded.append(sum((side + end for side in sides), begin))
+            room = most - (len(row) - sum(map(len, sides)))
+            row = template.row(shortened(*sides, room) if len(sides) == 2 else [sides[0][:room]])
+        encoded.append(row)
     if cut:
         say(f'texts beyond model.max_length={most}, cut there: {cut:,}')
     return encoded
@@ -51,11 +50,14 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
 
 def _ids(text: str, config: Config, tokenizers: Tokenizers) -> list[int]:
     """Of the text alone, and the mask for each MARK where the model knows it."""
+    source, mask = tokenizers.source, tokenizers.special.mask
     if config.data.objective not in ('mlm', 'mlm_nsp'):
-        return tokenizers.source.encode(prepare_source(text, config.data))
-    first, *rest = (tokenizers.source.encode(prepare_source(part, config.data))
-                    for part in text.split(MARK))
-    return sum(([tokenizers.special.mask] + part for part in rest), first)
+        return source.encode(prepare_source(text, config.data))
+    parts = [prepare_source(part, config.data) for part in text.split(MARK)]
+    if isinstance(source, PublishedTokenizer) and mask is not None:
+        return source.encode(source.tokens([mask])[0].join(parts))  # it may take spaces with it
+    first, *rest = map(source.encode, parts)
+    return sum(([mask] + part for part in rest), first)
 
 
 def segments(ids_BS: np.ndarray, lengths_B: np.ndarray, model: ModelConfig) -> np.ndarray:
@@ -91,8 +93,9 @@ def encode_sources(texts: Sequence[str], config: Config, tokenizers: Tokenizers
 
     Raises UserError for an empty or too long one.
     """
-    after_bos = config.model.family == 'decoder'
-    return [ids[after_bos:] for ids in encode_texts(texts, config, tokenizers)]
+    begins = (len(template_of(config, tokenizers).before)
+              if config.model.family == 'decoder' else 0)
+    return [ids[begins:] for ids in encode_texts(texts, config, tokenizers)]
 
 
 def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], config: Config,
@@ -102,9 +105,11 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
     Raises UserError for an empty text, and for an output too long, in a decoder with its source.
     """
     tokenizer = tokenizers.source if config.data.objective == 'lm' else tokenizers.target
+    template = template_of(config, tokenizers)
     encoded = []
     for number, (text, source) in enumerate(zip(texts, sources), start=1):
-        ids = tokenizer.encode(text) + _end(config, tokenizers)
+        ids = tokenizer.encode(text)
+        ids = template.row([ids]) if config.model.family == 'seq2seq' else [*ids, *template.after]
         length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)
         if not ids:
             raise UserError(f'input {number} is empty; give at least one token')
@@ -115,5 +120,7 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
     return encoded
 
 
-def _end(config: Config, tokenizers: Tokenizers) -> list[int]:
-    return [] if config.data.objective == 'lm' else [tokenizers.special.eos]
+def template_of(config: Config, tokenizers: Tokenizers) -> Template:
+    """Where special tokens go: a published model's own way, or that of the objectives here."""
+    return tokenizers.template or own_template(config.model.family, config.data.objective,
+                                               tokenizers.special)

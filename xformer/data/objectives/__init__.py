@@ -51,7 +51,7 @@ def make_objective(config: Config, store: TokenStore, tokenizers: Tokenizers) ->
         pairs = Pairs(store.columns['source'], store.columns['target'], special)
         return Continuations(pairs) if config.model.family == 'decoder' else pairs
     if name in LABELLED:
-        return make_labelled(name, store, special, config.model.max_length)
+        return make_labelled(name, store, tokenizers, config.model.max_length)
     if name == 'lm':
         return NextToken(store.columns['text'], store.documents, special, max_length)
     if name == 'spans':

@@ -37,7 +37,7 @@ class LibraryTokenizer:
         self.file = file
         description = json.loads(file)
         ids = _ids(description)
-        self.kind = _kind(description)
+        self.kind = kind_of(description)
         self._continues = description['model'].get('continuing_subword_prefix')
         self.special = find_special(ids)
         self._names = tuple(sorted(ids, key=ids.get))
@@ -75,20 +75,26 @@ class LibraryTokenizer:
         return self._decoder.decode(tokens) if self._decoder else ' '.join(tokens)
 
     def word_starts(self) -> np.ndarray:
-        """bool (V,): which ids begin a word: special tokens and pieces that do not continue one.
+        """bool (V,): which ids begin a word; see the function."""
+        return word_starts(self.kind, self._names, self._continues, self.special.ids())
 
-        The first piece of a text has no space before it: in byte-level BPE it looks like a
-        continuation. Raises UserError where pieces mark the ends of words instead.
-        """
-        if self.kind == 'wordpiece':
-            starts = np.array([not name.startswith(self._continues) for name in self._names])
-        else:
-            starts = np.array([name.startswith(_SPACES.get(self.kind, '')) for name in self._names])
-        if not starts.any():
-            raise UserError('the pieces of this tokenizer do not show where a word begins; '
-                            'switch data.whole_words off')
-        starts[self.special.ids()] = True
-        return starts
+
+def word_starts(kind: str, names: Sequence[str], continues: str | None,
+                special_ids: Sequence[int]) -> np.ndarray:
+    """bool (V,): which ids begin a word: special tokens and pieces that do not continue one.
+
+    The first piece of a text has no space before it: in byte-level BPE it looks like a
+    continuation. Raises UserError where pieces mark the ends of words instead.
+    """
+    if kind == 'wordpiece':
+        starts = np.array([not name.startswith(continues) for name in names])
+    else:
+        starts = np.array([name.startswith(_SPACES.get(kind, '')) for name in names])
+    if not starts.any():
+        raise UserError('the pieces of this tokenizer do not show where a word begins; '
+                        'switch data.whole_words off')
+    starts[special_ids] = True
+    return starts
 
 
 def train_wordpiece(vocab_size: int, objective: str, texts: Iterable[str]) -> LibraryTokenizer:
@@ -98,7 +104,7 @@ def train_wordpiece(vocab_size: int, objective: str, texts: Iterable[str]) -> Li
     special tokens that `objective` needs. Raises UserError where it cannot hold all characters.
     """
     appended = missing_special(TRAINED_WORDPIECE, objective)
-    library = _wordpiece({'[UNK]': 0}, lowercase=False)
+    library = wordpiece({'[UNK]': 0}, lowercase=False, strip_accents=False)
     with tempfile.TemporaryFile('w+', encoding='utf-8', newline='') as lines:
         characters = set()
         for text in texts:
@@ -112,7 +118,7 @@ def train_wordpiece(vocab_size: int, objective: str, texts: Iterable[str]) -> Li
         library.train_from_iterator(lines, trainers.WordPieceTrainer(
             vocab_size=vocab_size - len(appended), show_progress=False,
             special_tokens=[*TRAINED_WORDPIECE, *continuing]))
-    library = _wordpiece(library.get_vocab(), lowercase=False)
+    library = wordpiece(library.get_vocab(), lowercase=False, strip_accents=False)
     return _fitting(LibraryTokenizer(_complete(library, objective)), vocab_size)
 
 
@@ -123,7 +129,7 @@ def train_byte_bpe(vocab_size: int, objective: str, texts: Iterable[str]) -> Lib
     hold all bytes.
     """
     appended = missing_special(TRAINED, objective)
-    library = _byte_bpe(models.BPE())
+    library = byte_bpe(models.BPE())
     library.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocab_size - len(appended), show_progress=False, special_tokens=list(TRAINED),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
@@ -139,27 +145,35 @@ def read_wordpiece(pieces: Sequence[str], objective: str) -> LibraryTokenizer:
     """BERT's vocab.txt, a piece a line; text is lower-cased and loses its accents if they are."""
     ids = {piece: i for i, piece in enumerate(pieces)}
     lowercase = all(piece == piece.lower() for piece in ids if not piece.startswith(('[', '<')))
-    return LibraryTokenizer(_complete(_wordpiece(ids, lowercase), objective))
+    return LibraryTokenizer(_complete(wordpiece(ids, lowercase, lowercase), objective))
 
 
 def read_byte_bpe(ids: Mapping[str, int], merges: Sequence[str],
                   objective: str) -> LibraryTokenizer:
     """GPT-2's vocab.json and merges.txt, a pair of pieces a line, most frequent first."""
-    pairs = [tuple(line.split(' ')) for line in merges if line and not line.startswith('#version')]
-    return LibraryTokenizer(_complete(_byte_bpe(models.BPE(dict(ids), pairs)), objective))
+    return LibraryTokenizer(_complete(byte_bpe(models.BPE(dict(ids), pairs_of(merges))), objective))
 
 
-def _wordpiece(ids: dict[str, int], lowercase: bool) -> Tokenizer:
-    library = Tokenizer(models.WordPiece(ids, unk_token='[UNK]'))
-    library.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+def pairs_of(merges: Sequence[str]) -> list[tuple[str, ...]]:
+    """The pairs in the lines of a merges.txt."""
+    return [tuple(line.split(' ')) for line in merges if line and not line.startswith('#version')]
+
+
+def wordpiece(ids: dict[str, int], lowercase: bool, strip_accents: bool | None,
+              part_chinese: bool = True, unk: str = '[UNK]') -> Tokenizer:
+    """BERT's tokenizer over a vocabulary; `strip_accents` None is as `lowercase`."""
+    library = Tokenizer(models.WordPiece(ids, unk_token=unk))
+    library.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=part_chinese, lowercase=lowercase, strip_accents=strip_accents)
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     library.decoder = decoders.WordPiece(prefix=_CONTINUES)
     return library
 
 
-def _byte_bpe(model: models.BPE) -> Tokenizer:
+def byte_bpe(model: models.BPE, begin_with_space: bool = False) -> Tokenizer:
+    """GPT-2's tokenizer over a vocabulary and its merges."""
     library = Tokenizer(model)
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=begin_with_space)
     library.decoder = decoders.ByteLevel()
     return library
 
@@ -223,7 +237,7 @@ def _ids(description: dict) -> dict[str, int]:
     return vocab | {token['content']: token['id'] for token in description['added_tokens']}
 
 
-def _kind(description: dict) -> str:
+def kind_of(description: dict) -> str:
     """Which data.tokenizer this is; byte-level BPE shows in how it decodes."""
     model = description['model']['type']
     if model == 'BPE':

@@ -41,6 +41,24 @@ class Special(NamedTuple):
         return set(self.ids()) - ({self.unk} - {self.pad, self.bos, self.eos})
 
 
+class Template(NamedTuple):
+    """The special tokens around and between the texts of a row.
+
+    [CLS] a [SEP] b [SEP] is ((cls,), (sep,), (sep,)); RoBERTa puts two </s> between texts, T5 ends
+    both and begins none, GPT-2 has none at all.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def row(self, texts: Sequence[Sequence[int]]) -> list[int]:
+        """The ids of a row of one text or two."""
+        first, *second = texts
+        rest = [*self.between, *second[0]] if second else []
+        return [*self.before, *first, *rest, *self.after]
+
+
 class Spans(NamedTuple):
     """Token ids of a text, and the characters start ... stop - 1 that each stands for."""
 
@@ -61,6 +79,14 @@ def find_special(ids: Mapping[str, int]) -> Special:
                             f'give one of its tokens the name {" or ".join(names)}')
     return Special(pad, _first(_BOS, ids, pad), eos, _first(_UNK, ids, pad), _first(_MASK, ids),
                    tuple(ids[name] for name in _SENTINELS if name in ids))
+
+
+def own_template(family: str, objective: str, special: Special) -> Template:
+    """How the objectives of training place special tokens, for models of that family."""
+    begin, end = (special.bos,), (special.eos,)
+    if family == 'seq2seq':
+        return Template((), end, end)
+    return Template(begin, end, () if family == 'decoder' and objective == 'lm' else end)
 
 
 def missing_special(names: Collection[str], objective: str) -> list[str]:

@@ -17,11 +17,14 @@ from xformer.data.tokenizers.library import (
     train_wordpiece,
 )
 from xformer.data.tokenizers.pieces import PieceTokenizer, read_pieces, train_pieces
-from xformer.data.tokenizers.special import TRAINED, Special, missing_special
+from xformer.data.tokenizers.published import MarianTokenizer, PublishedTokenizer
+from xformer.data.tokenizers.special import TRAINED, Special, Template, missing_special
 from xformer.data.tokenizers.symbols import SEPARATORS, ByteTokenizer, SymbolTokenizer, split
 
-Tokenizer = SymbolTokenizer | ByteTokenizer | PieceTokenizer | LibraryTokenizer
+Tokenizer = (SymbolTokenizer | ByteTokenizer | PieceTokenizer | LibraryTokenizer
+             | PublishedTokenizer | MarianTokenizer)
 _DESCRIPTION = 'tokenizers.json'
+_SIDES = ('source.spm', 'target.spm')  # of a MarianTokenizer
 _MERGES = ('merges.txt', 'vocab.bpe')  # beside vocab.json and OpenAI's encoder.json
 
 
@@ -29,12 +32,15 @@ _MERGES = ('merges.txt', 'vocab.bpe')  # beside vocab.json and OpenAI's encoder.
 class Tokenizers:
     """Both sides' view of one vocabulary: the same ids, possibly cut differently.
 
-    `labels` are what a head on an encoder chooses from, in the order of its outputs.
+    `labels` are what a head on an encoder chooses from, in the order of its outputs. `template`
+    places the special tokens, where a published model does that in its own way; else it is
+    `own_template`.
     """
 
     source: Tokenizer
     target: Tokenizer
     labels: tuple[str, ...] = ()
+    template: Template | None = None
 
     @property
     def special(self) -> Special:
@@ -44,17 +50,31 @@ class Tokenizers:
     def vocab_size(self) -> int:
         return self.source.vocab_size
 
+    @property
+    def between(self) -> int:
+        """How many EOS part two texts that an encoder reads: 2 in RoBERTa, else 1."""
+        return len(self.template.between) if self.template else 1
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, of the serialised form."""
-        return _fingerprint(self._description(), getattr(self.source, 'file', b''))
+        return _fingerprint(self._description(), b''.join(self._files().values()))
 
     def save(self, folder: Path) -> None:
-        """Writes tokenizers.json and, for pieces, tokenizer.json or sentencepiece.model."""
+        """Writes tokenizers.json and, for pieces, what they are read from beside it."""
         text = json.dumps(self._description() | {'fingerprint': self.fingerprint}, indent=1)
         Path(folder, _DESCRIPTION).write_text(text + '\n', encoding='utf-8')
-        if isinstance(self.source, PieceTokenizer | LibraryTokenizer):
-            Path(folder, self.source.file_name).write_bytes(self.source.file)
+        for name, content in self._files().items():
+            Path(folder, name).write_bytes(content)
+
+    def _files(self) -> dict[str, bytes]:
+        """The files beside tokenizers.json."""
+        match self.source:
+            case PieceTokenizer() | LibraryTokenizer() | PublishedTokenizer():
+                return {self.source.file_name: self.source.file}
+            case MarianTokenizer():
+                return dict(zip(_SIDES, (self.source.file, self.target.file)))
+        return {}
 
     def _description(self) -> dict:
         """What tokenizers.json says, in JSON's own types."""
@@ -62,6 +82,8 @@ class Tokenizers:
         about = {'source': self.source.kind, 'target': self.target.kind, 'special': special}
         if self.labels:
             about['labels'] = list(self.labels)
+        if self.template:
+            about['template'] = [list(ids) for ids in self.template]
         match self.source:
             case SymbolTokenizer(symbols=symbols, appended=appended):
                 return about | {'symbols': list(symbols), 'appended': list(appended)}
@@ -71,6 +93,10 @@ class Tokenizers:
                 return about | {'file': name, 'appended': list(appended)}
             case LibraryTokenizer(file_name=name):
                 return about | {'file': name}
+            case PublishedTokenizer(file_name=name):
+                return about | {'file': name, 'published': True}
+            case MarianTokenizer(names=names):
+                return about | {'names': list(names)}
 
 
 def load_tokenizers(folder: Path) -> Tokenizers:
@@ -79,8 +105,9 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding='utf-8'))
         fingerprint = description.pop('fingerprint')
-        file = (folder / description['file']).read_bytes() if 'file' in description else b''
-        sound = _fingerprint(description, file) == fingerprint
+        names = _SIDES if 'names' in description else filter(None, [description.get('file')])
+        files = [(folder / name).read_bytes() for name in names]
+        sound = _fingerprint(description, b''.join(files)) == fingerprint
     except OSError as error:
         raise UserError(f'cannot read the tokenizer in {folder} ({error.strerror}: '
                         f'{Path(error.filename).name}); give the folder of a run') from None
@@ -89,11 +116,20 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     if not sound:
         raise UserError(f'the tokenizer files in {folder} are damaged (they do not match their '
                         'fingerprint); restore them from a copy')
-    return replace(_described(description, file), labels=tuple(description.get('labels', ())))
+    template = description.get('template')
+    return replace(_described(description, *files), labels=tuple(description.get('labels', ())),
+                   template=template and Template(*map(tuple, template)))
 
 
-def _described(description: dict, file: bytes) -> Tokenizers:
+def _described(description: dict, file: bytes = b'', other: bytes = b'') -> Tokenizers:
     kinds, appended = (description['source'], description['target']), description.get('appended')
+    special = description['special']
+    special = Special(**special | {'sentinels': tuple(special['sentinels'])})
+    if description.get('published'):
+        return _twins(PublishedTokenizer(file, special))
+    if 'names' in description:
+        return Tokenizers(*(MarianTokenizer(side, description['names'], special)
+                            for side in (file, other)))
     if description.get('file') == LibraryTokenizer.file_name:
         return _twins(LibraryTokenizer(file))
     if description.get('file') == PieceTokenizer.file_name:
@@ -162,11 +198,11 @@ def _read(data: DataConfig) -> Tokenizer:
     try:
         file = path.read_bytes()
         if merges:
-            tokenizer = read_byte_bpe(json.loads(file), _lines(merges[0]), data.objective)
+            tokenizer = read_byte_bpe(json.loads(file), lines_of(merges[0]), data.objective)
         elif path.suffix == '.json':
             tokenizer = read_library(file, data.objective)
         elif path.suffix == '.txt':
-            tokenizer = read_wordpiece(_lines(path), data.objective)
+            tokenizer = read_wordpiece(lines_of(path), data.objective)
         elif path.suffix in ('.model', '.spm'):
             tokenizer = read_pieces(file, data.objective)
         else:
@@ -186,7 +222,7 @@ def _read(data: DataConfig) -> Tokenizer:
     return tokenizer
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """Lines without their ends; only a newline ends one, as pieces hold rarer line ends."""
     text = path.read_text(encoding='utf-8-sig').removesuffix('\n')
     return [line.rstrip() for line in text.split('\n')]
