@@ -17,6 +17,8 @@ from xformer.interop.tables import Table, read_arrays, slots, write_tensors
 from xformer.interop.tensors import Tensors, write
 
 CONFIG = 'config.json'
+# of training alone, which it says nothing of
+UNTRAINED = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1.0})
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     model = {**family.model, **found.architecture.model, **model}
     if objective in ('classify', 'tag'):
         model['num_labels'] = len(theirs.get('id2label') or range(theirs.get('num_labels', 2)))
-    config = override(Config(), {f'model.{field}': value for field, value in model.items()
+    config = override(UNTRAINED, {f'model.{field}': value for field, value in model.items()
                                  if value is not None} | {'data.objective': objective})
     found = _with(found, config)
     return _with(found, override(config, {**_tied(found), **_pooled(found)}))
