@@ -33,7 +33,8 @@ def test_every_text_once_and_none_over_another(lengths, batch_tokens):
         rows, numbers = batch.row_N[order], batch.place_N[order]
         for row in set(rows.tolist()):
             count = (rows == row).sum()
-            assert numbers[rows == row].tolist() == list(range(count)) and count <= batch.places
+            assert numbers[rows == row].tolist() == list(range(count)) and count <= places(
+                batch.width)
         seen += batch.texts_N.tolist()
     assert sorted(seen) == list(range(len(lengths)))
 

@@ -18,7 +18,7 @@ SHORTEST = 4  # slots a text takes at least in what a row has room for: WIDTH //
 class PackedBatch(NamedTuple):
     """Text n of the batch lies in row row_N[n] from column start_N[n] on, after place_N[n] others.
 
-    A row holds at most `places` texts; rows beyond the last are empty.
+    A row holds at most `places(width)` texts; rows beyond the last are empty.
     """
 
     rows: int
@@ -27,10 +27,6 @@ class PackedBatch(NamedTuple):
     row_N: np.ndarray
     start_N: np.ndarray
     place_N: np.ndarray
-
-    @property
-    def places(self) -> int:
-        return places(self.width)
 
     def laid_out(self, values_NS: np.ndarray, lengths_N: np.ndarray, fill: int) -> np.ndarray:
         """int32 (rows, width): the first `length` values of each text in their places."""
