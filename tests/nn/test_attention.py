@@ -15,6 +15,7 @@ from xformer.nn.attention import (
     by_head,
     cached_attention,
     masked_softmax,
+    xla_attention,
 )
 from xformer.nn.backends import BACKENDS, attend, cudnn_attention, splash_attention
 from xformer.nn.blockwise import blockwise_attention
@@ -27,6 +28,7 @@ B, T, S, N, H = 3, 5, 7, 4, 2
 # Every form as it can run on a CPU: what is handed to cuDNN, by JAX's own products; the TPU's
 # kernel, interpreted.
 FORMS = {'reference': BACKENDS['reference'], 'xla': BACKENDS['xla'],
+         'xla, in parts': functools.partial(xla_attention, long=2),
          'blockwise': blockwise_attention,
          'blockwise, blocks of 2': functools.partial(blockwise_attention, block=2),
          'cudnn': functools.partial(cudnn_attention, implementation='xla'),
@@ -132,7 +134,7 @@ def arguments(name: str) -> tuple[dict, dict]:
 
 def lacking(form: str) -> set[str]:
     """The cases that a form is not made for."""
-    if form == 'reference' or form == 'xla':
+    if form == 'reference' or form.startswith('xla'):
         return set()
     beyond = {name for name, case in CASES.items() if case.dropped}
     if form in ('cudnn', 'splash'):

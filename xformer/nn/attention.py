@@ -84,8 +84,29 @@ def _weights(scores_BNTS, mask: Mask, bias_NR) -> jax.Array:
     return masked_softmax(scores_BNTS, None if mask_BTS is None else mask_BTS[:, None])
 
 
-def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=None) -> jax.Array:
-    """The same as two batched matrix products, which XLA fuses with the softmax between."""
+def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=None,
+                  long: int = 128) -> jax.Array:
+    """The same as two batched matrix products, which XLA fuses with the softmax between.
+
+    Causal rows of `long` tokens or more are taken in four parts, each without the keys that come
+    after it: 5/8 of the work.
+    """
+    T = q_BTNH.shape[1]
+    if not (mask.causal and T >= long and isinstance(mask.offset, int) and mask.offset == 0):
+        return _attend_at_once(q_BTNH, k_BSKH, v_BSKH, mask, bias_NR, drop_BNTS)
+    size, parts = -(-T // 4), []
+    for first in range(0, T, size):
+        last = min(first + size, T)
+        k_BsKH, v_BsKH = k_BSKH[:, :last], v_BSKH[:, :last]
+        distances = last - first + k_BsKH.shape[1] - 1
+        bias = None if bias_NR is None else bias_NR[:, T - last:][:, :distances]
+        drop = None if drop_BNTS is None else drop_BNTS[:, :, first:last, :last]
+        parts.append(_attend_at_once(q_BTNH[:, first:last], k_BsKH, v_BsKH,
+                                     mask.part(first, last), bias, drop))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _attend_at_once(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR, drop_BNTS) -> jax.Array:
     weights_BNTS = attention_weights(q_BTNH, k_BSKH, mask, bias_NR)
     if drop_BNTS is not None:
         weights_BNTS = weights_BNTS * drop_BNTS

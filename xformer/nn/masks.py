@@ -46,6 +46,13 @@ class Mask:
         return self.replace(query_segments_BT=queries.segments_BT,
                             key_segments_BS=(keys or queries).segments_BT)
 
+    def part(self, first: int, last: int) -> 'Mask':
+        """Of queries first ≤ t < last and the keys before `last`, of a mask that has no offset."""
+        segments = {} if self.key_segments_BS is None else {
+            'query_segments_BT': self.query_segments_BT[:, first:last],
+            'key_segments_BS': self.key_segments_BS[:, :last]}
+        return self.replace(offset=first, **segments)
+
     def reach(self) -> tuple[float, float]:
         """The least and the greatest distance, key - query, that a query may see: -inf … inf."""
         far = jnp.inf if self.window is None else self.window - 1
