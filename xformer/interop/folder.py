@@ -46,17 +46,17 @@ class Checkpoint:
     @property
     def table(self) -> Table:
         """Under the names that this file has."""
-        table = _table(self.family, self.architecture, self.config.model)
-        if self._without_prefix:
-            table = {path: place._replace(name=_short(place.name, self.family.prefix))
-                     for path, place in table.items()}
-        return table
+        return _table(self.family, self.architecture, self.config.model, self._bare)
 
     @property
-    def _without_prefix(self) -> bool:
-        prefix = f'{self.family.prefix}.'
-        return bool(self.family.prefix) and not any(
-            name.startswith(prefix) for name in self.tensors)
+    def _bare(self) -> bool:
+        """Whether the file leaves out the family's prefix, whatever its architecture."""
+        return not any(name.startswith(f'{self.family.prefix}.') for name in self.tensors)
+
+    @property
+    def tied(self) -> list[str]:
+        """Other names that the token embeddings may have in this file."""
+        return [_short(name, self.family, self._bare) for name in self.family.tied]
 
     def arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
         """(path, float32 array) of each parameter of ours, of these shapes.
@@ -78,7 +78,8 @@ class Checkpoint:
         table = self.table
         used = {self._found(name) for path, shape in shapes.items()
                 for name, _ in slots(table[path], path, np.broadcast_to(0, shape))}
-        known = [*self.family.ignored, *self.family.tied]
+        known = [*self.tied, *(_short(name, self.family, self._bare)
+                               for name in self.family.ignored)]
         return [name for name in self.tensors if name not in used
                 and not any(fnmatch.fnmatch(name, pattern) for pattern in known)]
 
@@ -89,12 +90,13 @@ class Checkpoint:
         return next((each for each in (name, older) if each in self.tensors), None)
 
 
-def _short(name: str, prefix: str) -> str:
-    return name.removeprefix(f'{prefix}.')
+def _short(name: str, family: Family, bare: bool) -> str:
+    return name.removeprefix(f'{family.prefix}.') if bare else name
 
 
-def _table(family: Family, architecture: Architecture, model: ModelConfig) -> Table:
-    return {**family.table(model), **architecture.head}
+def _table(family: Family, architecture: Architecture, model: ModelConfig, bare: bool) -> Table:
+    return {path: place._replace(name=_short(place.name, family, bare))
+            for path, place in {**family.table(model), **architecture.head}.items()}
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -175,7 +177,7 @@ def _tied(found: Checkpoint) -> dict[str, str]:
     table = found.table
     place = table.get('embedding') or table['encoder/embedding']
     embedding = found.tensors[place.name] if place.name in found.tensors else None
-    for name in found.family.tied:
+    for name in found.tied:
         if name not in found.tensors or embedding is None:
             continue
         if np.array_equal(found.tensors[name], embedding):
@@ -213,10 +215,7 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
     if config.data.objective == 'regress':
         about |= {'problem_type': 'regression', 'id2label': {'0': 'LABEL_0'},
                   'label2id': {'LABEL_0': 0}}
-    table = _table(family, architecture, config.model)
-    if config.data.objective == 'none':
-        table = {path: place._replace(name=_short(place.name, family.prefix))
-                 for path, place in table.items()}
+    table = _table(family, architecture, config.model, architecture.bare)
     write(folder, write_tensors(table, params))
     (folder / CONFIG).write_text(json.dumps(about | theirs, indent=2, sort_keys=True) + '\n',
                                  encoding='utf-8')
@@ -228,10 +227,14 @@ _FREE = ('attention', 'layers', 'remat', 'dtype', 'init', 'pooler', 'num_labels'
 
 
 def _class_of(family: Family, config: Config) -> str | None:
-    """The architecture that learns the same; a classifier of one label learns numbers."""
+    """The architecture that learns the same, if one can with the same model; a classifier of one
+    label learns numbers."""
     objective = 'classify' if config.data.objective == 'regress' else config.data.objective
-    return next((name for name, architecture in family.architectures.items()
-                 if architecture.objective == objective), None)
+    names = [name for name, architecture in family.architectures.items()
+             if architecture.objective == objective]
+    return next((name for name in names if all(
+        getattr(config.model, field) == value
+        for field, value in family.architectures[name].model.items())), names[0] if names else None)
 
 
 def _family_of(config: Config, model_type: str | None) -> Family:

@@ -6,7 +6,7 @@ in ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,25 @@ def within(ours: str, theirs: str, table: Table) -> Table:
     """The table of a part of the model, under the names of that part."""
     return {f'{ours}/{path}': place._replace(name=f'{theirs}.{place.name}')
             for path, place in table.items()}
+
+
+def by_path(tree: Mapping) -> dict[str, Any]:
+    """{'encoder/layers/...': leaf} of nested dictionaries."""
+    return {'/'.join((name, *path)): leaf for name, part in tree.items()
+            for path, leaf in ([((below,), leaf) for below, leaf in by_path(part).items()]
+                               if isinstance(part, Mapping) else [((), part)])}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_path`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split('/')
+        part = tree
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[name] = leaf
+    return tree
 
 
 def read_arrays(table: Table, shapes: Mapping[str, tuple[int, ...]],

@@ -77,7 +77,7 @@ def heads(name: str, classify: Architecture | None = None) -> dict[str, Architec
             classify or Architecture('classify', linear('head', 'classifier')),
             f'{name}ForTokenClassification': Architecture('tag', linear('head', 'classifier')),
             f'{name}ForQuestionAnswering': Architecture('answer', linear('head', 'qa_outputs')),
-            f'{name}Model': Architecture('none')}
+            f'{name}Model': Architecture('none', bare=True)}
 
 
 def two_layers(activation: str, first: str, second: str) -> Architecture:

@@ -13,12 +13,14 @@ from xformer.interop.tables import Table
 class Architecture:
     """One of Hugging Face's classes: what it was trained for, and the tensors of its head.
 
-    `model` are fields of ModelConfig that differ from the family's.
+    `model` are fields of ModelConfig that differ from the family's. `bare`: its files leave out
+    the family's prefix.
     """
 
     objective: str
     head: Table = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    bare: bool = False
 
 
 @dataclass(frozen=True)
