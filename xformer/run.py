@@ -69,6 +69,9 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
         for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
     model = build(config)
     shapes = {path: leaf.shape for path, leaf in by_path(_shapes(model)).items()}
+    if found.aside:
+        say(f'{found.folder} says what is neither understood nor needed here, and left aside: '
+            + ', '.join(found.aside))
     if unused := found.unused(shapes):
         say(f'{found.name} has no place for {len(unused)} tensors of {folder}: '
             + ', '.join(unused[:8]) + (', ...' if len(unused) > 8 else ''))

@@ -1,8 +1,8 @@
 """What may come next, for one text of one row; `vmap` lifts it to all rows.
 
-First what the model says of the next token, changed by the text so far (`log_probabilities`);
-then, for a draw, the most probable part of it (`filtered`). The order is Hugging Face's, each
-filter sees what the one before it left.
+First what the model says of the next token, changed by the text so far (`log_probabilities`) and
+by its length (`forced`); then, for a draw, the most probable part of it (`filtered`). The order is
+Hugging Face's, each filter sees what the one before it left.
 """
 
 import math
@@ -33,6 +33,19 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
         log_p_V = jnp.where(repeats_V.at[model.eos_id].set(False), NEVER, log_p_V)
     if decode.min_length:
         log_p_V = log_p_V.at[model.eos_id].min(jnp.where(ending, 0.0, NEVER))
+    return jax.nn.log_softmax(log_p_V) if decode.renormalise else log_p_V
+
+
+def forced(log_p_V, t, most, config: Config) -> jax.Array:
+    """log p of output token t, of at most that many, once decode.first_token and
+    decode.end_at_limit have had their say; what they ask for has probability 1."""
+    def certain(token):
+        return jnp.where(jnp.arange(len(log_p_V)) == token, 0.0, NEVER)
+
+    if config.decode.first_token >= 0:
+        log_p_V = jnp.where(t == 0, certain(config.decode.first_token), log_p_V)
+    if config.decode.end_at_limit:
+        log_p_V = jnp.where(t + 1 == most, certain(config.model.eos_id), log_p_V)
     return log_p_V
 
 

@@ -4,13 +4,22 @@
 import fnmatch
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from xformer.config import Config, ModelConfig, UserError, nearest, override, read_config
-from xformer.interop.families import FAMILIES, Architecture, Family
+from xformer.config import (
+    CHOOSING,
+    Config,
+    ModelConfig,
+    UserError,
+    nearest,
+    override,
+    read_config,
+)
+from xformer.interop import generation
+from xformer.interop.families import FAMILIES, NEUTRAL, Architecture, Family
 from xformer.interop.options import Theirs, to_model, to_theirs
 from xformer.interop.sentences import MODULES, transformer_folder
 from xformer.interop.tables import Table, read_arrays, slots, write_tensors
@@ -23,7 +32,8 @@ UNTRAINED = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learni
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder, opened. `name` is of its architecture."""
+    """A folder, opened. `name` is of its architecture; `aside` lists what its files say that is
+    neither understood nor needed."""
 
     folder: Path
     theirs: Theirs
@@ -31,6 +41,7 @@ class Checkpoint:
     name: str
     tensors: Tensors
     config: Config
+    aside: list[str]
 
     @property
     def architecture(self) -> Architecture:
@@ -39,9 +50,7 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """Of a classifier or tagger, in the order of its outputs."""
-        names = self.theirs.get('id2label') or {}
-        return tuple(str(names.get(str(i), f'LABEL_{i}'))
-                     for i in range(self.config.model.num_labels))
+        return _labels(self.theirs) if self.config.data.objective in CHOOSING else ()
 
     @property
     def table(self) -> Table:
@@ -120,7 +129,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     try:
         theirs = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
         family = FAMILIES.get(theirs['model_type'])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f'{folder / CONFIG} is no configuration of a model ({error!r}); restore '
                         'it from a copy') from None
     if family is None:
@@ -129,27 +138,45 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     name = _architecture(folder, theirs, family)
     tensors = Tensors(folder)
     try:
-        model = to_model(family.adjust(theirs), family.options)
+        config, aside = _config(folder, theirs, family, family.architectures[name])
     except UserError as error:
         raise UserError(f'{folder / CONFIG}: {error}') from None
-    found = Checkpoint(folder, theirs, family, name, tensors, Config())
-    objective = _objective(theirs, found.architecture)
-    model = {**family.model, **found.architecture.model, **model}
-    if objective in ('classify', 'tag'):
-        model['num_labels'] = len(theirs.get('id2label') or range(theirs.get('num_labels', 2)))
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise UserError(f'{folder / CONFIG} or {generation.FILE} has a value of a wrong kind '
+                        f'({error}); restore them from a copy') from None
+    found = Checkpoint(folder, theirs, family, name, tensors, config, aside)
+    return replace(found, config=override(config, {**_tied(found), **_pooled(found)}))
+
+
+def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architecture
+            ) -> tuple[Config, list[str]]:
+    """(configuration as config.json and generation_config.json have it, what they say besides)."""
+    objective, labels = _objective(theirs, architecture), len(_labels(theirs))
+    model = {**family.model, **architecture.model,
+             **to_model(family.adjust(theirs), family.options)}
+    if objective in CHOOSING:
+        model['num_labels'] = labels
     config = override(UNTRAINED, {f'model.{field}': value for field, value in model.items()
-                                 if value is not None} | {'data.objective': objective})
-    found = _with(found, config)
-    return _with(found, override(config, {**_tied(found), **_pooled(found)}))
+                                  if value is not None} | {'data.objective': objective})
+    known = {*NEUTRAL, *generation.NAMES, *(option.theirs for option in family.options)}
+    aside = [f'{name}={value!r}' for name, value in theirs.items()
+             if name not in known and value is not None]
+    if config.model.family != 'encoder':
+        given = generation.read_generation(folder, {**family.generation, **theirs})
+        changes, more = generation.to_config(given, config.model)
+        config, aside = override(config, changes), aside + more
+    return config, aside
 
 
-def _with(found: Checkpoint, config: Config) -> Checkpoint:
-    return Checkpoint(found.folder, found.theirs, found.family, found.name, found.tensors, config)
+def _labels(theirs: Theirs) -> tuple[str, ...]:
+    """Of a classifier or tagger; transformers takes two where config.json names none."""
+    names = theirs.get('id2label') or dict.fromkeys(map(str, range(theirs.get('num_labels', 2))))
+    return tuple(str(names.get(str(i)) or f'LABEL_{i}') for i in range(len(names)))
 
 
 def _architecture(folder: Path, theirs: Theirs, family: Family) -> str:
-    [*names] = theirs.get('architectures') or []
-    if not names:
+    names = theirs.get('architectures')
+    if not (isinstance(names, list) and names and isinstance(names[0], str)):
         raise UserError(f'{folder / CONFIG} does not say of which architecture the model is; add '
                         f'"architectures": ["NAME"], one of {", ".join(family.architectures)}')
     if names[0] not in family.architectures:
@@ -165,8 +192,11 @@ def _objective(theirs: Theirs, architecture: Architecture) -> str:
     problem = theirs.get('problem_type')
     if problem == 'multi_label_classification':
         raise UserError(f'problem_type={problem!r} is not supported: a text has one label here')
-    one = len(theirs.get('id2label') or range(theirs.get('num_labels', 2))) == 1
-    return 'regress' if one or problem == 'regression' else 'classify'
+    numbers = len(_labels(theirs)) == 1
+    if problem == 'regression' and not numbers:
+        raise UserError(f'problem_type={problem!r} of {len(_labels(theirs))} numbers is not '
+                        'supported: a text has one number here')
+    return 'regress' if numbers else 'classify'
 
 
 def _tied(found: Checkpoint) -> dict[str, str]:

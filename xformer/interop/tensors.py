@@ -32,21 +32,20 @@ class Tensors:
         self._files = {}
         for path, promised in _files(folder):
             file = _opened(path)
-            for name in file.keys():
-                self._files[name] = file, path
-            missing = sorted(set(promised) - set(file.keys()))
-            if missing:
+            names = set(file.keys())
+            if missing := sorted(promised - names):
                 raise UserError(f'{path} lacks {missing[0]}, which {INDEX} says it holds; restore '
                                 'it from a copy')
+            if twice := sorted(names & self._files.keys()):
+                raise UserError(f'{path} and {self._files[twice[0]][1].name} both hold {twice[0]}; '
+                                'restore them from a copy')
+            self._files |= dict.fromkeys(names, (file, path))
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
     def __iter__(self):
         return iter(self._files)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name][0].get_slice(name).get_shape())
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Raises UserError for a tensor that holds no floating-point numbers."""
@@ -58,10 +57,10 @@ class Tensors:
         return file.get_tensor(name)
 
 
-def _files(folder: Path) -> list[tuple[Path, list[str]]]:
+def _files(folder: Path) -> list[tuple[Path, set[str]]]:
     """(path, names that the index promises) of each file."""
     if (folder / SINGLE).is_file():
-        return [(folder / SINGLE, [])]
+        return [(folder / SINGLE, set())]
     if (folder / INDEX).is_file():
         return _indexed(folder)
     for path in sorted(folder.glob('*')):
@@ -72,19 +71,20 @@ def _files(folder: Path) -> list[tuple[Path, list[str]]]:
     raise UserError(f'{folder} holds neither {SINGLE} nor {INDEX}; give the folder of a checkpoint')
 
 
-def _indexed(folder: Path) -> list[tuple[Path, list[str]]]:
+def _indexed(folder: Path) -> list[tuple[Path, set[str]]]:
+    files: dict[str, set[str]] = {}
     try:
         places = json.loads((folder / INDEX).read_text(encoding='utf-8'))['weight_map']
-        files = {file: [name for name in places if places[name] == file]
-                 for file in sorted(set(places.values()))}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for name, file in places.items():
+            files.setdefault(file, set()).add(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{folder / INDEX} is no index of safetensors files ({error!r}); restore '
                         'it from a copy') from None
     for file in files:
         if not isinstance(file, str) or Path(file).name != file or not (folder / file).is_file():
             raise UserError(f'{folder / INDEX} names {file!r}, which is no file beside it; restore '
                             'it from a copy')
-    return [(folder / file, names) for file, names in files.items()]
+    return [(folder / file, files[file]) for file in sorted(files)]
 
 
 def _opened(path: Path):

@@ -65,7 +65,8 @@ BART = Family(
         *fixed(normalize_embedding=True, add_final_layer_norm=False)],
     {**_MODEL, 'embedding_norm': True, 'positions': 'learned'},
     lambda model: {**_STACKS, **_embedded('encoder'), **_embedded('decoder')},
-    _architectures('BartModel', 'BartForConditionalGeneration'), prefix='model', tied=_TIED)
+    _architectures('BartModel', 'BartForConditionalGeneration'), prefix='model', tied=_TIED,
+    generation={'forced_eos_token_id': 2})
 
 MARIAN = Family(
     'marian', [
@@ -76,4 +77,4 @@ MARIAN = Family(
                normalize_embedding=False, add_final_layer_norm=False)],
     {**_MODEL, 'positions': 'sinusoidal_halves'}, lambda model: _STACKS,
     _architectures('MarianModel', 'MarianMTModel'), prefix='model', tied=_TIED,
-    ignored=['model.*.embed_positions.weight'])
+    generation={'forced_eos_token_id': 0}, ignored=['model.*.embed_positions.weight'])
