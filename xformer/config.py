@@ -185,7 +185,8 @@ class TrainConfig:
     keep_best: int = option(2, 'checkpoints kept for their train.best_by')
     best_by: str = option('dev/loss:min', 'which checkpoint is best: dev/METRIC:min or :max')
     patience: int = option(0, 'stop after this many evaluations without a better one; 0 never')
-    init_from: str = option('', 'begin with the tokenizer, architecture and parameters of this run')
+    init_from: str = option('', 'begin with the tokenizer, architecture and parameters of this run '
+                            'or Hugging Face folder')
     teacher: str = option('', 'learn also what this run says of every batch, with its tokenizer '
                           '(distillation)')
     temperature: float = option(2.0, 'of both distributions, for train.teacher')

@@ -114,7 +114,7 @@ def is_checkpoint(folder: Path) -> bool:
         return True
     try:
         return 'model_type' in json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -157,7 +157,8 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
     if objective in CHOOSING:
         model['num_labels'] = labels
     config = override(UNTRAINED, {f'model.{field}': value for field, value in model.items()
-                                  if value is not None} | {'data.objective': objective})
+                                  if value is not None}
+                      | {'data.objective': objective, 'data.tokenizer': family.tokenizer})
     known = {*NEUTRAL, *generation.NAMES, *(option.theirs for option in family.options)}
     aside = [f'{name}={value!r}' for name, value in theirs.items()
              if name not in known and value is not None]
@@ -246,6 +247,9 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
         about |= {'problem_type': 'regression', 'id2label': {'0': 'LABEL_0'},
                   'label2id': {'LABEL_0': 0}}
     table = _table(family, architecture, config.model, architecture.bare)
+    if lost := sorted(params.keys() - table.keys()):
+        raise UserError(f'{name} has no tensor for {lost[0]}; of {family.model_type} a model with '
+                        'it cannot be written')
     write(folder, write_tensors(table, params))
     (folder / CONFIG).write_text(json.dumps(about | theirs, indent=2, sort_keys=True) + '\n',
                                  encoding='utf-8')
@@ -284,6 +288,8 @@ def _misfit(family: Family, config: Config) -> str | None:
     name = _class_of(family, config)
     if name is None:
         return f'data.objective={config.data.objective} has no architecture there'
+    if family.architectures[name].objective == 'classify' and not config.model.pooler:
+        return 'model.pooler is False, there heads see the first token through a pooler'
     try:
         again = {**family.model, **family.architectures[name].model,
                  **to_model(to_theirs(config.model, family.options), family.options)}

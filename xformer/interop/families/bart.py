@@ -66,7 +66,7 @@ BART = Family(
     {**_MODEL, 'embedding_norm': True, 'positions': 'learned'},
     lambda model: {**_STACKS, **_embedded('encoder'), **_embedded('decoder')},
     _architectures('BartModel', 'BartForConditionalGeneration'), prefix='model', tied=_TIED,
-    generation={'forced_eos_token_id': 2})
+    tokenizer='byte_bpe', generation={'forced_eos_token_id': 2})
 
 MARIAN = Family(
     'marian', [
@@ -77,4 +77,5 @@ MARIAN = Family(
                normalize_embedding=False, add_final_layer_norm=False)],
     {**_MODEL, 'positions': 'sinusoidal_halves'}, lambda model: _STACKS,
     _architectures('MarianModel', 'MarianMTModel'), prefix='model', tied=_TIED,
-    generation={'forced_eos_token_id': 0}, ignored=['model.*.embed_positions.weight'])
+    tokenizer='unigram', generation={'forced_eos_token_id': 0},
+    ignored=['model.*.embed_positions.weight'])

@@ -52,6 +52,7 @@ class Family:
     prefix: of the names in `table`; files of a model without a head leave it out
     tied: other names of the token embeddings; a file may hold them once more
     ignored: tensors that hold no parameters, or none that are used (patterns of fnmatch)
+    tokenizer: the kind that it usually has
     generation: settings of generation where the folder says nothing
     adjust: completes what config.json says before its options are read
     complete: adds to what its options say what other readers want
@@ -65,6 +66,7 @@ class Family:
     prefix: str = ''
     tied: Sequence[str] = ()
     ignored: Sequence[str] = ()
+    tokenizer: str = 'wordpiece'
     generation: Mapping[str, Any] = field(default_factory=dict)
     adjust: Callable[[Theirs], Theirs] = lambda theirs: theirs
     complete: Callable[[Theirs], Theirs] = lambda theirs: theirs
