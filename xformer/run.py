@@ -75,8 +75,14 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
     if unused := found.unused(shapes):
         say(f'{found.name} has no place for {len(unused)} tensors of {folder}: '
             + ', '.join(unused[:8]) + (', ...' if len(unused) > 8 else ''))
-    params = nested({path: jax.device_put(array) for path, array in found.arrays(shapes)})
+    params = nested(dict(map(_placed, found.arrays(shapes))))
     return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model, params, found.name)
+
+
+def _placed(item: tuple):
+    """(path, array on the device); a loop in its place would hold each array until the next."""
+    path, array = item
+    return path, jax.device_put(array)
 
 
 def held_out(folder: Path, split: str) -> list:

@@ -40,13 +40,13 @@ def compared(kind, settings, seed, folder):
     transformers.utils.logging.disable_progress_bar()
     model = torch_models.make(kind, seed, **KINDS[kind])
     config = model.config
-    start = getattr(config, 'decoder_start_token_id', None)
-    never = {config.pad_token_id, config.bos_token_id if start is None else start}
+    start, bos = (getattr(config, f'{role}_token_id', None) for role in ('decoder_start', 'bos'))
+    never = {config.pad_token_id, bos if start is None else start}
     never -= {None, config.eos_token_id}
     forced = {'forced_bos_token_id': 7, 'forced_eos_token_id': config.eos_token_id} if (
         kind.startswith('Bart')) else {}
     model.generation_config = transformers.GenerationConfig(
-        **{'bos_token_id': config.bos_token_id, 'eos_token_id': config.eos_token_id,
+        **{'bos_token_id': bos, 'eos_token_id': config.eos_token_id,
            'pad_token_id': config.pad_token_id, 'decoder_start_token_id': start,
            'bad_words_ids': [[token] for token in never] or None} | forced | settings)
     model.save_pretrained(folder)
@@ -56,7 +56,7 @@ def compared(kind, settings, seed, folder):
         config.pad_token_id is None) else {}))
     draw = np.random.default_rng(seed)
     inputs = [draw.integers(8, 40, size=n).tolist() for n in (1, 5, 4, 7)]
-    begins = [config.bos_token_id] if kind.startswith('Llama') else []
+    begins = [bos] if kind.startswith('Llama') else []
     expected = []
     for ids in inputs:
         given = torch.tensor([begins + ids])

@@ -89,7 +89,8 @@ def read_arrays(table: Table, shapes: Mapping[str, tuple[int, ...]],
                 tensor: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """(path, float32 array) for every path of ours, of the tensors that `tensor` reads by name.
 
-    Holds one of theirs and one of ours at a time. Raises UserError for a shape that does not fit.
+    Holds one of theirs and one of ours at a time, if the caller lets go of the one before. Raises
+    UserError for a shape that does not fit.
     """
     for path, shape in shapes.items():
         array = np.empty(shape, np.float32)
@@ -103,7 +104,9 @@ def read_arrays(table: Table, shapes: Mapping[str, tuple[int, ...]],
                 raise UserError(f'{name} has the shape {list(theirs.shape)}, which does not fit '
                                 f'{path} of {list(into.shape)}; is config.json of another model?')
             into[...] = found
+            del theirs, found
         yield path, array
+        del array
 
 
 def write_tensors(table: Table, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

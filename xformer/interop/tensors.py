@@ -48,13 +48,17 @@ class Tensors:
         return iter(self._files)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Raises UserError for a tensor that holds no floating-point numbers."""
+        """Raises UserError for a tensor that holds no floating-point numbers, or too many axes or
+        numbers for an array."""
         file, path = self._files[name]
         kind = file.get_slice(name).get_dtype()
         if kind not in FLOATS:
             raise UserError(f'{name} in {path} is of type {kind}; supported are '
                             f'{", ".join(FLOATS)}')
-        return file.get_tensor(name)
+        try:
+            return file.get_tensor(name)
+        except (SafetensorError, ValueError) as error:
+            raise UserError(f'{name} in {path} cannot be read ({error}); fetch it again') from None
 
 
 def _files(folder: Path) -> list[tuple[Path, set[str]]]:
