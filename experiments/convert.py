@@ -10,6 +10,7 @@ as they are; a run folder made of one holds a single checkpoint that nothing was
 give --checkpoint=last with it.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import UserError, to_json
+from xformer.config import CHOOSING, UserError, to_json
 from xformer.console import say
 
 
@@ -56,29 +57,32 @@ def main(argv: list[str]) -> None:
 
 def _write_checkpoint(run, folder: Path, family: str | None) -> str:
     """Returns the name of the architecture."""
-    import jax
-
     from xformer.interop.folder import CONFIG, write_checkpoint
-    from xformer.interop.tables import by_path
     from xformer.interop.tokenizer_export import write_tokenizers
-    config, tokenizers = run.config, run.tokenizers
-    arrays = by_path(jax.device_get(run.params))
-    if config.data.objective == 'regress':
-        from xformer.data.layouts import scale
-        mean, deviation = scale(tokenizers)  # what is learnt are deviations from the one
-        arrays['head/kernel'] = arrays['head/kernel'] * deviation
-        arrays['head/bias'] = arrays['head/bias'] * deviation + mean
-    name = write_checkpoint(folder, config, arrays, family, _labels(run))
-    write_tokenizers(tokenizers, folder, json.loads((folder / CONFIG).read_text())['model_type'])
+    config = run.config
+    labels = run.tokenizers.labels if config.data.objective in CHOOSING else ()
+    name = write_checkpoint(folder, config, _arrays(run), family, labels)
+    model_type = json.loads((folder / CONFIG).read_text())['model_type']
+    write_tokenizers(run.tokenizers, folder, model_type)
     if config.data.lowercase_source:
         say('this run lower-cases its texts (data.lowercase_source), which the folder cannot say: '
             'give it lower-cased texts')
     return name
 
 
-def _labels(run) -> tuple[str, ...]:
-    from xformer.config import CHOOSING
-    return run.tokenizers.labels if run.config.data.objective in CHOOSING else ()
+def _arrays(run) -> dict:
+    """The parameters by path. A head of numbers gives deviations from the mean of the training
+    data, in units of their spread: as written it gives the numbers."""
+    import jax
+
+    from xformer.data.layouts import scale
+    from xformer.interop.tables import by_path
+    arrays = by_path(jax.device_get(run.params))
+    if run.config.data.objective == 'regress':
+        mean, deviation = scale(run.tokenizers)
+        arrays['head/kernel'] = arrays['head/kernel'] * deviation
+        arrays['head/bias'] = arrays['head/bias'] * deviation + mean
+    return arrays
 
 
 def _write_run(run, folder: Path) -> str:
@@ -109,6 +113,8 @@ def _apart(run, folder: Path, name: str) -> float:
     import numpy as np
     import torch
     import transformers
+
+    from xformer.interop.tables import nested
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     model, length = run.config.model, min(16, run.config.model.max_length)
@@ -122,17 +128,18 @@ def _apart(run, folder: Path, name: str) -> float:
         inputs.append(inputs[0])
     with torch.no_grad():
         found = getattr(transformers, name).from_pretrained(folder).eval()(**given)
-    objective, apply = run.config.data.objective, run.model.apply
+    objective = run.config.data.objective
+    apply = functools.partial(run.model.apply, {'params': nested(_arrays(run))})
     if objective == 'none':
-        ours = apply({'params': run.params}, *inputs, method='features')[-1]
+        ours = apply(*inputs, method='features')[-1]
         theirs = found.last_hidden_state
     elif objective in ('mlm', 'mlm_nsp'):
         everywhere = jnp.broadcast_to(jnp.arange(length)[None], ids.shape)
-        ours, _ = apply({'params': run.params}, *inputs, jnp.zeros_like(inputs[0]), everywhere)
+        ours, _ = apply(*inputs, jnp.zeros_like(inputs[0]), everywhere)
         theirs = found[0]
     else:
         segments = [jnp.zeros_like(inputs[0])] if model.family == 'encoder' else []
-        ours = apply({'params': run.params}, *inputs, *segments)
+        ours = apply(*inputs, *segments)
         theirs = found.logits if objective != 'answer' else torch.stack(
             [found.start_logits, found.end_logits], -1)
     ours, theirs = jax.device_get(ours), theirs.float().numpy()

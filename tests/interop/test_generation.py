@@ -17,7 +17,9 @@ from xformer.models import build
 ROOM = 40
 KINDS = {'GPT2LMHeadModel': {'n_positions': ROOM},
          'LlamaForCausalLM grouped': {'max_position_embeddings': ROOM},
-         'T5ForConditionalGeneration': {}, 'MT5ForConditionalGeneration': {},
+         # transformers' caches have room for as many decoder layers as there are in the encoder
+         'T5ForConditionalGeneration': {'num_layers': 3},
+         'MT5ForConditionalGeneration': {'num_layers': 3},
          'BartForConditionalGeneration': {'max_position_embeddings': ROOM},
          'MarianMTModel': {'max_position_embeddings': ROOM}}
 SETTINGS = {

@@ -89,8 +89,8 @@ def read_arrays(table: Table, shapes: Mapping[str, tuple[int, ...]],
                 tensor: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """(path, float32 array) for every path of ours, of the tensors that `tensor` reads by name.
 
-    Holds one of theirs and one of ours at a time, if the caller lets go of the one before. Raises
-    UserError for a shape that does not fit.
+    Holds one of ours and, if `tensor` copies, one of theirs at a time, where the caller lets go of
+    the one before. Raises UserError for a shape that does not fit.
     """
     for path, shape in shapes.items():
         array = np.empty(shape, np.float32)
