@@ -31,7 +31,8 @@ SETTINGS = {
                     'length_penalty': 0.3},
     'long beams': {'num_beams': 3, 'max_length': 18, 'early_stopping': 'never', 'min_length': 12,
                    'length_penalty': 2.0, 'no_repeat_ngram_size': 3},
-    'renormalised beams': {'num_beams': 2, 'max_length': 14, 'renormalize_logits': True}}
+    'renormalised beams': {'num_beams': 2, 'max_length': 14, 'renormalize_logits': True,
+                           'repetition_penalty': 1.3}}
 
 
 def compared(kind, settings, seed, folder):
@@ -115,7 +116,7 @@ def test_sampling(tmp_path):
 
 @pytest.mark.parametrize('name, settings', [
     ('bart', {'bad_words_ids': [[3, 4]]}), ('bart', {'forced_eos_token_id': [2, 3]}),
-    ('gpt2', {'num_beams': 2, 'repetition_penalty': 1.3}), ('gpt2', {'typical_p': 0.5}),
+    ('gpt2', {'typical_p': 0.5}),
     ('gpt2', {'num_beams': 2, 'do_sample': True}), ('llama', {'eos_token_id': [2, 5]}),
     ('llama', {'stop_strings': ['x']}), ('llama', {'forced_bos_token_id': 3})])
 def test_what_is_not_supported_is_told(name, settings, tmp_path):

@@ -6,6 +6,7 @@ Hugging Face's, each filter sees what the one before it left.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,14 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
     """
     model, decode = config.model, config.decode
     logits_V = logits_V.astype(jnp.float32)
-    if decode.repetition_penalty != 1:
-        logits_V = _penalised(logits_V, ids_M, start, end, decode.repetition_penalty)
+    penalised = partial(_penalised, ids_M=ids_M, start=start, end=end,
+                        penalty=decode.repetition_penalty)
+    beams = decode.strategy == 'beam' and decode.beam_size > 1
+    if decode.repetition_penalty != 1 and not beams:
+        logits_V = penalised(logits_V)
     log_p_V = jax.nn.log_softmax(logits_V)
+    if decode.repetition_penalty != 1 and beams:
+        log_p_V = penalised(log_p_V)
     never = sorted({model.pad_id, model.bos_id} - {model.eos_id})
     log_p_V = log_p_V.at[jnp.array(never, jnp.int32)].set(NEVER)
     if decode.no_repeat_ngram:
@@ -75,7 +81,8 @@ def filtered(log_p_V, config: DecodeConfig) -> jax.Array:
 def _penalised(logits_V, ids_M, start, end, penalty: float):
     """Logits of tokens in the text divided by the penalty, or multiplied if negative.
 
-    Source: Keskar et al. 2019 (CTRL), section 4.1; the sign as in Hugging Face.
+    Source: Keskar et al. 2019 (CTRL), section 4.1; the sign as in Hugging Face, and that in beams
+    it is log p, never positive, which is not normalised again.
     """
     columns_M = jnp.arange(len(ids_M))
     inside_M = (start <= columns_M) & (columns_M < end)

@@ -52,9 +52,6 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
     decode = {'strategy': 'beam', 'beam_size': beams, 'length_penalty': 'length', 'alpha': 1.0,
               'early_stopping': str(given.get('early_stopping', False)).lower()}
     decode |= {ours: given[name] for name, ours in _SAME.items() if name in given}
-    if beams != 1:  # of log p there, of logits here
-        decode.pop('repetition_penalty', None)
-        known['repetition_penalty'] = 1
     if given.get('do_sample'):
         decode |= {'strategy': 'sample', 'top_k': 50}
         decode |= {name: given[name] for name in _DRAWN if name in given}

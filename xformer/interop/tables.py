@@ -93,20 +93,23 @@ def read_arrays(table: Table, shapes: Mapping[str, tuple[int, ...]],
     the one before. Raises UserError for a shape that does not fit.
     """
     for path, shape in shapes.items():
-        array = np.empty(shape, np.float32)
-        for name, into in slots(table[path], path, array):
-            theirs = tensor(name)
-            try:
-                found = table[path].ours(theirs)
-            except ValueError:
-                found = theirs
-            if found.shape != into.shape:
-                raise UserError(f'{name} has the shape {list(theirs.shape)}, which does not fit '
-                                f'{path} of {list(into.shape)}; is config.json of another model?')
-            into[...] = found
-            del theirs, found
-        yield path, array
-        del array
+        yield path, _filled(shape, table[path], path, tensor)  # no name here holds the array
+
+
+def _filled(shape: tuple[int, ...], place: Place, path: str,
+            tensor: Callable[[str], np.ndarray]) -> np.ndarray:
+    array = np.empty(shape, np.float32)
+    for name, into in slots(place, path, array):
+        theirs = tensor(name)
+        try:
+            found = place.ours(theirs)
+        except ValueError:
+            found = theirs
+        if found.shape != into.shape:
+            raise UserError(f'{name} has the shape {list(theirs.shape)}, which does not fit '
+                            f'{path} of {list(into.shape)}; is config.json of another model?')
+        into[...] = found
+    return array
 
 
 def write_tensors(table: Table, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
