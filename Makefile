@@ -3,7 +3,8 @@
 # make test         lint and the whole test-suite; another interpreter: make test PYTHON=python3.13
 # make bench        the quickstart's training step against PyTorch, side by side
 # make bench-gpu    training, attention, decoding and memory on one GPU, with the JAX of PYTHON
-# Each but the last makes its own environment first if it is missing. Needs only git, make and
+# make parity       every kind of model next to PyTorch's transformers, with a table
+# Each but make bench-gpu makes its own environment first if it is missing. Needs only git, make and
 # python3 >= 3.11.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ WORKDIR ?= runs/g2p_quickstart
 # of 4 KB the asking takes an eighth of it
 quickstart smoke bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart smoke test lint bench bench-gpu clean
+.PHONY: quickstart smoke test lint bench bench-gpu parity clean
 
 quickstart: $(VENV)/ready
 	@$(RUN) -m experiments.train --config=g2p_quickstart --workdir=$(WORKDIR)
@@ -37,6 +38,9 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/bench-ready
 	@$(RUN) -m benchmarks.run --suite=train-g2p
+
+parity: $(VENV)/bench-ready
+	@$(RUN) -m pytest tests/interop/test_parity.py tests/interop/test_generation.py
 
 bench-gpu:
 	@$(PYTHON) -m benchmarks.gpu

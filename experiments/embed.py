@@ -52,7 +52,10 @@ def main(argv: list[str]) -> None:
     published = None if values.pool else read_sentences(Path(values.model))
     pool = values.pool or (published.pool if published else 'mean')
     _check_pool(pool, config.model)
-    config = override(config, {'data.too_long': 'cut' if values.cut or published else 'error'})
+    config = override(config, {
+        'data.too_long': 'cut' if values.cut or published else 'error',
+        'data.lowercase_source': config.data.lowercase_source or bool(
+            published and published.lowercase)})
     lines = reading.lines_of(values.input)
     labels, texts = _labelled(lines) if values.labels else (None, lines)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from xformer.config import Config, UserError
+from xformer.config import Config, UserError, override
 from xformer.console import say
 
 
@@ -18,9 +18,15 @@ def define(values: flags.FlagValues) -> None:
 
 
 def config_of(values: flags.FlagValues) -> Config:
-    """The model's configuration, with the --config.decode.* that were given."""
+    """The model's configuration, with the --config.decode.* that were given. Of the two limits of
+    an output, one that is given takes the place of the model's other one."""
     from xformer.interop.folder import config_in
-    config = cli.changed(config_in(Path(values.model)), values)
+    config = config_in(Path(values.model))
+    limits = {'decode.max_length', 'decode.max_new_tokens'}
+    if given := {name for name in limits if f'config.{name}' in values
+                 and values[f'config.{name}'].value is not None}:
+        config = override(config, dict.fromkeys(limits - given, 0))
+    config = cli.changed(config, values)
     beam_size = 'config.decode.beam_size'
     if config.decode.strategy == 'sample' and beam_size in values and values[beam_size].present:
         raise UserError('--config.decode.beam_size has no effect with decode.strategy=sample; '

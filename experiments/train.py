@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import cli, configs
 from xformer.checks import check_learns, check_same, validate
-from xformer.config import Config, UserError, adapted, read_config, to_json
+from xformer.config import Config, UserError, adapted, to_json
 from xformer.console import say
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     goes_on = any((folder / 'checkpoints').glob('*.json'))  # what it began with may be gone
     begins, teacher = config.train.init_from, config.train.teacher
     if teacher:
-        check_same(['data.objective'], f'train.teacher={teacher}', read_config(Path(teacher)),
+        check_same(['data.objective'], f'train.teacher={teacher}', _config_in(Path(teacher)),
                    'the student', config)
     if begins or teacher:
         config = _like(config, folder if goes_on else Path(begins or teacher), values,
@@ -68,12 +68,18 @@ def main(argv: list[str]) -> None:
     say(f'trained: {folder}\nreport:  {write_report(folder)}')
 
 
+def _config_in(source: Path) -> Config:
+    """Of a run, or of a Hugging Face folder."""
+    from xformer.interop.folder import config_in
+    return config_in(source)
+
+
 def _like(config: Config, source: Path, values, only_tokenizer: bool) -> Config:
     """With the architecture and the tokenizer of the run that it begins with.
 
     Raises UserError for a flag that asks for others.
     """
-    config, changes = adapted(config, read_config(source), only_tokenizer)
+    config, changes = adapted(config, _config_in(source), only_tokenizer)
     for name, value in changes.items():
         if values[f'config.{name}'].present:
             raise UserError(f'--config.{name}={values[f"config.{name}"].value} cannot be had: what '
@@ -106,7 +112,7 @@ def _teacher(source: str):
 def _open(source: str):
     """(the run, what the manifest says of it)"""
     from xformer.run import open_run
-    run = open_run(Path(source), read_config(Path(source)), 'best', say)
+    run = open_run(Path(source), _config_in(Path(source)), 'best', say)
     return run, {'run': source, 'checkpoint': run.checkpoint,
                  'data_fingerprint': run.manifest['data_fingerprint']}
 

@@ -223,6 +223,7 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (PAIRS, {'decode.min_p': 0.5}, 'decode.min_p has no effect with decode.strategy=beam'),
     (PAIRS, {'decode.seed': 5}, 'decode.seed has no effect with decode.strategy=beam'),
     (LM | SAMPLE, {'decode.beam_groups': 2}, 'decode.beam_groups has no effect'),
+    (LM, {'decode.first_token': 3}, 'decode.first_token has no effect with model.family=decoder'),
     (PAIRS, {'decode.beam_groups': 3, 'decode.diversity': 1.0},
      'decode.beam_size=4 is not divisible by decode.beam_groups=3'),
     (PAIRS, {'decode.beam_groups': 2}, 'decode.beam_groups=2 and decode.diversity=0.0 do not go'),

@@ -91,7 +91,8 @@ _RANGES = {  # name: (least, most, most is allowed)
         'decode.repetition_penalty', 'decode.no_repeat_ngram', 'decode.temperature',
         'decode.top_k', 'decode.seed')},
     'model.relative_buckets': (4, _INFINITY, False), 'model.rotary_base': (1.0, _INFINITY, False),
-    **{name: (-1, _INFINITY, False) for name in ('model.pad_id', 'model.bos_id', 'model.eos_id')},
+    **{name: (-1, _INFINITY, False) for name in (
+        'model.pad_id', 'model.bos_id', 'model.eos_id', 'decode.first_token')},
     **{name: (0, 1, False) for name in (
         'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
         'optim.beta2', 'optim.label_smoothing', 'data.min_fill', 'data.noise_rate')},
@@ -296,6 +297,8 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
         yield (decode.strategy == 'sample' or getattr(decode, name) == getattr(default, name),
                f'decode.{name} has no effect with decode.strategy={decode.strategy}; it is for '
                'sample')
+    yield (decode.first_token < 0 or model.family == 'seq2seq',
+           f'decode.first_token has no effect with model.family={model.family}; it is for seq2seq')
     yield (decode.strategy == 'beam' or decode.beam_groups == 1,
            'decode.beam_groups has no effect with decode.strategy=sample')
     yield (decode.beam_size % decode.beam_groups == 0 or decode.strategy == 'sample',

@@ -185,7 +185,8 @@ class TrainConfig:
     keep_best: int = option(2, 'checkpoints kept for their train.best_by')
     best_by: str = option('dev/loss:min', 'which checkpoint is best: dev/METRIC:min or :max')
     patience: int = option(0, 'stop after this many evaluations without a better one; 0 never')
-    init_from: str = option('', 'begin with the tokenizer, architecture and parameters of this run')
+    init_from: str = option('', 'begin with the tokenizer, architecture and parameters of this run '
+                            'or Hugging Face folder')
     teacher: str = option('', 'learn also what this run says of every batch, with its tokenizer '
                           '(distillation)')
     temperature: float = option(2.0, 'of both distributions, for train.teacher')
@@ -212,11 +213,19 @@ class DecodeConfig:
     length_penalty: str = option('gnmt', 'score ÷ ((5+n)/6)^alpha or ÷ n^alpha',
                                  ('gnmt', 'length'))
     alpha: float = option(0.6, 'strength of the length penalty')
+    early_stopping: str = option('true', 'an example is done as soon as beam_size outputs are '
+                                 'complete (true), or once no prefix is better than the worst of '
+                                 'them at its present length (false) or at the longest (never)',
+                                 ('true', 'false', 'never'))
     max_length: int = option(0, 'most tokens of an output, in a decoder with its prompt; 0 takes '
                              'what the model takes')
     max_new_tokens: int = option(0, 'most tokens of an output without any prompt; 0 leaves it to '
                                  'max_length')
     min_length: int = option(0, 'fewest tokens of an output, end included; counted as max_length')
+    first_token: int = option(-1, 'id of a token that every output of seq2seq begins with; -1 none')
+    end_at_limit: bool = option(False, 'an output that is cut at its most tokens has the end token '
+                                'as the last of them')
+    renormalise: bool = option(False, 'share the probability of what is not allowed among what is')
     repetition_penalty: float = option(1.0, 'what logits of tokens in the text are divided by '
                                        '(multiplied, below 0); 1 has no effect')
     no_repeat_ngram: int = option(0, 'no n tokens in sequence come twice in a text; 0 allows all')

@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from xformer.config import Config, UserError, override
 from xformer.data.tokenizers import Tokenizers, load_tokenizers
 from xformer.interop.folder import is_checkpoint, open_checkpoint
+from xformer.interop.tables import by_path, nested
 from xformer.interop.tokenizers import read_tokenizers
 from xformer.models import build, init_params
 from xformer.train.checkpoint import read_params
@@ -67,14 +68,21 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
         f'model.{name}': getattr(tokenizers.special, name.removesuffix('_id'))
         for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
     model = build(config)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(_shapes(model))
-    shapes = {'/'.join(part.key for part in path): leaf.shape for path, leaf in leaves}
+    shapes = {path: leaf.shape for path, leaf in by_path(_shapes(model)).items()}
+    if found.aside:
+        say(f'{found.folder} says what is neither understood nor needed here, and left aside: '
+            + ', '.join(found.aside))
     if unused := found.unused(shapes):
         say(f'{found.name} has no place for {len(unused)} tensors of {folder}: '
             + ', '.join(unused[:8]) + (', ...' if len(unused) > 8 else ''))
-    params = jax.tree_util.tree_unflatten(
-        tree, [jax.device_put(array) for _, array in found.arrays(shapes)])
+    params = nested(dict(map(_placed, found.arrays(shapes))))
     return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model, params, found.name)
+
+
+def _placed(item: tuple):
+    """(path, array on the device); a loop in its place would hold each array until the next."""
+    path, array = item
+    return path, jax.device_put(array)
 
 
 def held_out(folder: Path, split: str) -> list:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xformer.config import Config, override
-from xformer.decode.sampling import NEVER, filtered, log_probabilities
+from xformer.decode.sampling import NEVER, filtered, forced, log_probabilities
 from xformer.decode.search import Prompts, Rows
 
 V, M, END = 9, 12, 2
@@ -67,6 +67,24 @@ def test_the_end_waits_for_the_minimum_length_and_may_repeat():
     ends_M = jnp.array([END, 4] * 6)
     assert log_probabilities(jnp.asarray(LOGITS_V), ends_M, 0, 12, True,
                              config(no_repeat_ngram=1))[END] > NEVER
+
+
+def test_what_is_not_allowed_may_leave_its_probability_to_the_rest():
+    allowed = [token for token in range(V) if token not in (0, 1)]
+    np.testing.assert_allclose(np.exp(found(renormalise=True)[allowed]).sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(found(renormalise=True)[allowed],
+                               log_softmax(LOGITS_V[allowed]), rtol=1e-5)
+    assert (found(renormalise=True)[:2] < NEVER / 2).all()
+
+
+@pytest.mark.parametrize('t, first, end, certain', [
+    (0, 5, False, 5), (1, 5, False, None), (3, 5, True, END), (2, -1, True, None),
+    (3, -1, False, None)])
+def test_the_first_token_and_the_end_at_the_limit_may_be_certain(t, first, end, certain):
+    log_p_V = jnp.asarray(log_softmax(LOGITS_V), jnp.float32)
+    given = forced(log_p_V, t, 4, config(first_token=first, end_at_limit=end))
+    expected = log_p_V if certain is None else with_never(np.zeros(V), set(range(V)) - {certain})
+    np.testing.assert_allclose(given, expected, rtol=1e-5)
 
 
 def plainly_filtered(log_p_V, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):

@@ -63,10 +63,11 @@ def reorder(cache, parents_BK):
     return {name: value[rows_BK.reshape(-1)] for name, value in cache.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def search(method: str, beam_size: int, ids: Ids, penalty: str, alpha, limits_B):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 6))
+def search(method: str, beam_size: int, ids: Ids, penalty: str, alpha, limits_B, stopping='true'):
     config = Config(ModelConfig(pad_id=ids.pad, bos_id=ids.bos, eos_id=ids.eos), decode=(
-        DecodeConfig(beam_size=beam_size, length_penalty=penalty, alpha=alpha)))
+        DecodeConfig(beam_size=beam_size, length_penalty=penalty, alpha=alpha,
+                     early_stopping=stopping)))
     cache = {'number': jnp.zeros(B * beam_size, jnp.int32),
              'example': jnp.repeat(jnp.arange(B), beam_size)}
     return run(method, functools.partial(extend, ids.V), reorder, cache, limits_B, T, config)
@@ -87,10 +88,10 @@ def run(method, extend, reorder, cache, limits_B, T, config):
 
 
 @functools.cache
-def searched(method: str, beam_size: int, ids: Ids, penalty: str, alpha: float):
+def searched(method: str, beam_size: int, ids: Ids, penalty: str, alpha: float, stopping='true'):
     """[example][k] -> (tokens, score); outputs of length 0 are left out."""
     ids_BKT, lengths_BK, scores_BK = jax.device_get(
-        search(method, beam_size, ids, penalty, alpha, LIMITS_B))
+        search(method, beam_size, ids, penalty, alpha, LIMITS_B, stopping))
     assert ids_BKT.shape == (B, beam_size, T)
     for ids_T, length in zip(ids_BKT.reshape(-1, T), lengths_BK.ravel()):
         assert (ids_T[length:] == ids.pad).all() and np.isin(ids_T[:length], ids.emitted).all()
@@ -126,7 +127,8 @@ def all_outputs(b: int, ids: Ids):
                 yield from ((*prefix, token) for token in ids.others)
 
 
-def plain_beam_search(b: int, beam_size: int, ids: Ids, penalty: str, alpha: float):
+def plain_beam_search(b: int, beam_size: int, ids: Ids, penalty: str, alpha: float,
+                      patient: bool = False):
     """From the docstring of `beam_search`, for one example."""
     alive, complete = [((), 0.0)], []
     for length in range(1, LIMITS_B[b] + 1):
@@ -139,7 +141,9 @@ def plain_beam_search(b: int, beam_size: int, ids: Ids, penalty: str, alpha: flo
             complete += alive
         complete.sort(key=lambda pair: -penalised(*pair, penalty, alpha))
         del complete[beam_size:]
-        if len(complete) == beam_size:
+        hope = patient and alive and complete and penalised(
+            ' ' * length, alive[0][1], penalty, alpha) > penalised(*complete[-1], penalty, alpha)
+        if len(complete) == beam_size and not hope:
             break
     return [(tokens, penalised(tokens, total, penalty, alpha)) for tokens, total in complete]
 
@@ -165,6 +169,14 @@ def test_a_wide_beam_finds_every_output_in_order(ids, penalty, alpha):
 def test_a_narrow_beam_is_the_plain_one(beam_size, ids, penalty, alpha):
     for b, found in enumerate(searched('beam', beam_size, ids, penalty, alpha)):
         assert_same(found, plain_beam_search(b, beam_size, ids, penalty, alpha))
+
+
+@every_case
+def test_a_patient_beam_goes_on_while_a_prefix_is_better_than_an_output(ids, penalty, alpha):
+    found = searched('beam', 2, ids, penalty, alpha, 'false')
+    for b, outputs in enumerate(found):
+        assert_same(outputs, plain_beam_search(b, 2, ids, penalty, alpha, patient=True))
+    assert penalty == 'gnmt' or found != searched('beam', 2, ids, penalty, alpha)
 
 
 @pytest.mark.parametrize('beam_size', [2, 3])

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import random
+import shutil
 
 import pytest
 from absl import flags
@@ -234,6 +235,16 @@ def test_drafts_of_another_kind_are_refused(call, language_model, trained):
         call(f'--model={language_model}', '--prompt=1', GREEDY, f'--draft={trained}')
 
 
+def test_a_limit_that_is_given_takes_the_place_of_the_models_other(call, language_model, tmp_path):
+    model = shutil.copytree(language_model, tmp_path / 'limited')
+    config = json.loads((model / 'config.json').read_text())
+    config['decode'] |= {'max_length': 20, 'beam_size': 1}
+    (model / 'config.json').write_text(json.dumps(config))
+    assert len(call('--model=limited', '--prompt=1+1=', '--max_new_tokens=2').rstrip('\n')) <= 2
+    with pytest.raises(UserError, match='both limit an output'):
+        call('--model=limited', '--prompt=1+1=', '--max_new_tokens=2', '--max_length=9')
+
+
 def test_an_encoder_writes_nothing(call, tmp_path):
     config = override(Config(), {'model.family': 'encoder', 'model.num_decoder_layers': 0,
                                  'data.objective': 'mlm', 'data.train': 'x', 'data.format': 'lines',
@@ -246,12 +257,12 @@ def test_an_encoder_writes_nothing(call, tmp_path):
 @pytest.mark.parametrize('module, sections', [
     ('train', {field.name for field in dataclasses.fields(Config)}),
     ('evaluate', {'decode'}), ('generate', {'decode'}), ('predict', ()), ('embed', ()),
-    ('visualize', ())])
+    ('visualize', ()), ('convert', ())])
 def test_help_names_every_flag(module, sections, run, without_jax):
     values = flags.FlagValues()
     importlib.import_module(f'experiments.{module}').define(values)
     wanted = [*values, *(f'config.{name}' for name in leaves() if name.split('.')[0] in sections)]
-    assert len(wanted) > 5
+    assert len(wanted) > 3
     result = run(module, '--help', env=without_jax)
     assert (result.returncode, result.stderr) == (0, '')
     shown = [line.split()[0] for line in result.stdout.splitlines() if line.startswith('  --')]

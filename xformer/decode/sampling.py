@@ -1,11 +1,12 @@
 """What may come next, for one text of one row; `vmap` lifts it to all rows.
 
-First what the model says of the next token, changed by the text so far (`log_probabilities`);
-then, for a draw, the most probable part of it (`filtered`). The order is Hugging Face's, each
-filter sees what the one before it left.
+First what the model says of the next token, changed by the text so far (`log_probabilities`) and
+by its length (`forced`); then, for a draw, the most probable part of it (`filtered`). The order is
+Hugging Face's, each filter sees what the one before it left.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,14 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
     """
     model, decode = config.model, config.decode
     logits_V = logits_V.astype(jnp.float32)
-    if decode.repetition_penalty != 1:
-        logits_V = _penalised(logits_V, ids_M, start, end, decode.repetition_penalty)
+    penalised = partial(_penalised, ids_M=ids_M, start=start, end=end,
+                        penalty=decode.repetition_penalty)
+    beams = decode.strategy == 'beam' and decode.beam_size > 1
+    if decode.repetition_penalty != 1 and not beams:
+        logits_V = penalised(logits_V)
     log_p_V = jax.nn.log_softmax(logits_V)
+    if decode.repetition_penalty != 1 and beams:
+        log_p_V = penalised(log_p_V)
     never = sorted({model.pad_id, model.bos_id} - {model.eos_id})
     log_p_V = log_p_V.at[jnp.array(never, jnp.int32)].set(NEVER)
     if decode.no_repeat_ngram:
@@ -33,6 +39,19 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
         log_p_V = jnp.where(repeats_V.at[model.eos_id].set(False), NEVER, log_p_V)
     if decode.min_length:
         log_p_V = log_p_V.at[model.eos_id].min(jnp.where(ending, 0.0, NEVER))
+    return jax.nn.log_softmax(log_p_V) if decode.renormalise else log_p_V
+
+
+def forced(log_p_V, t, most, config: Config) -> jax.Array:
+    """log p of output token t, of at most that many, once decode.first_token and
+    decode.end_at_limit have had their say; what they ask for has probability 1."""
+    def certain(token):
+        return jnp.where(jnp.arange(len(log_p_V)) == token, 0.0, NEVER)
+
+    if config.decode.first_token >= 0:
+        log_p_V = jnp.where(t == 0, certain(config.decode.first_token), log_p_V)
+    if config.decode.end_at_limit:
+        log_p_V = jnp.where(t + 1 == most, certain(config.model.eos_id), log_p_V)
     return log_p_V
 
 
@@ -62,7 +81,8 @@ def filtered(log_p_V, config: DecodeConfig) -> jax.Array:
 def _penalised(logits_V, ids_M, start, end, penalty: float):
     """Logits of tokens in the text divided by the penalty, or multiplied if negative.
 
-    Source: Keskar et al. 2019 (CTRL), section 4.1; the sign as in Hugging Face.
+    Source: Keskar et al. 2019 (CTRL), section 4.1; the sign as in Hugging Face, and that in beams
+    it is log p, never positive, which is not normalised again.
     """
     columns_M = jnp.arange(len(ids_M))
     inside_M = (start <= columns_M) & (columns_M < end)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from xformer.config import Config, DecodeConfig, ModelConfig
-from xformer.decode.sampling import NEVER, filtered, log_probabilities
+from xformer.decode.sampling import NEVER, filtered, forced, log_probabilities
 
 
 class Prompts(NamedTuple):
@@ -49,8 +49,10 @@ def extended(extend: Callable, cache, ids_RM, prompts: Prompts, t, P: int, confi
     """(log p_RV of output token t, cache that holds the one before it)."""
     logits, cache = extend(jax.lax.dynamic_slice_in_dim(ids_RM, P + t - 1, 1, axis=1), cache)
     one = partial(log_probabilities, config=config)
-    return jax.vmap(one, in_axes=(0, 0, 0, None, 0))(
-        logits[:, 0], ids_RM, P - prompts.lengths_B, P + t, t + 1 >= prompts.least_B), cache
+    log_p_RV = jax.vmap(one, in_axes=(0, 0, 0, None, 0))(
+        logits[:, 0], ids_RM, P - prompts.lengths_B, P + t, t + 1 >= prompts.least_B)
+    return jax.vmap(partial(forced, config=config), (0, None, 0))(
+        log_p_RV, t, prompts.most_B), cache
 
 
 @struct.dataclass
@@ -106,8 +108,9 @@ class Beams:
     Row b·K + k of the cache is prefix k of example b; `reorder(cache, parents_BK)` makes that row
     what continues prefix parents_BK[b, k]. A prefix whose best continuations include the end token
     among the K best of all is complete; K complete outputs end an example's search (the rule of
-    fairseq, and of Hugging Face's early_stopping=True), so a beam of one is greedy. At most_B
-    tokens the prefixes left count as outputs without an end token.
+    fairseq, and of Hugging Face's early_stopping=True), so a beam of one is greedy; with another
+    decode.early_stopping the best prefix must besides be no better than the worst of them. At
+    most_B tokens the prefixes left count as outputs without an end token.
 
     Diverse beam search (Vijayakumar et al. 2018, section 3) splits the K hypotheses into groups,
     each a beam search of its own that chooses by log p minus `diversity` for each time an
@@ -201,14 +204,24 @@ class Group:
         complete = {'ids': ids_BCM, 'score': jnp.where(completes_BC | cut_off_BC, score_BC, NEVER),
                     'length': jnp.full((B, 2 * k), t + 1)}
         finished = _where(self.done_B, self.finished, _best(self.finished, complete, k))
-        done_B = self.done_B | at_limit_B | (finished['score'] > NEVER / 2).all(-1)
-
         log_p_Bk = jnp.take_along_axis(jnp.where(ends_BC, NEVER, log_p_BC), kept_Bk, axis=1)
+        done_B = self.done_B | at_limit_B | (finished['score'] > NEVER / 2).all(-1) & ~_hopeful(
+            log_p_Bk, finished, t + 1, most_B, config.decode)
         counts_Bk = (log_p_Bk > NEVER / 2) & ~self.done_B[:, None]
         taken_BV = jnp.zeros((B, V)).at[
             jnp.arange(B)[:, None], jnp.take_along_axis(token_BC, kept_Bk, axis=1)].add(counts_Bk)
         group = Group(_take(ids_BCM, kept_Bk), log_p_Bk, finished, done_B)
         return group, jnp.take_along_axis(parent_BC, kept_Bk, axis=1), taken_BV
+
+
+def _hopeful(log_p_Bk, finished: dict, t, most_B, config: DecodeConfig) -> jax.Array:
+    """Per example, whether the best prefix of t tokens may still make a better output than the
+    worst finished one. Source: Hugging Face's heuristics of early_stopping."""
+    if config.early_stopping == 'true':
+        return jnp.zeros(len(log_p_Bk), bool)
+    longest = config.early_stopping == 'never' and config.alpha > 0
+    best_B = log_p_Bk.max(-1) / length_penalty(most_B if longest else t, config)
+    return best_B > finished['score'].min(-1)
 
 
 def largest(values_BN: jax.Array, count: int, block: int = 256) -> tuple[jax.Array, jax.Array]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from xformer.config import Config
-from xformer.decode.sampling import log_probabilities
+from xformer.decode.sampling import forced, log_probabilities
 from xformer.decode.search import Prompts, extended, with_room
 
 
@@ -67,6 +67,8 @@ class Drafted:
         log_p_IV = jax.vmap(partial(log_probabilities, config=config), (0, None, None, 0, 0))(
             logits_1IV[0], ids_1M[0], P - self.prompts.lengths_B[0], P + t + step_I,
             t + step_I + 1 >= self.prompts.least_B[0])
+        log_p_IV = jax.vmap(partial(forced, config=config), (0, 0, None))(
+            log_p_IV, t + step_I, self.prompts.most_B[0])
         own_I = log_p_IV.argmax(-1)
         kept = (own_I[:-1] == inputs_1I[0, 1:]).cumprod().sum()
         ends_I = own_I == config.model.eos_id

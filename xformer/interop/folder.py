@@ -4,13 +4,22 @@
 import fnmatch
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from xformer.config import Config, ModelConfig, UserError, nearest, override, read_config
-from xformer.interop.families import FAMILIES, Architecture, Family
+from xformer.config import (
+    CHOOSING,
+    Config,
+    ModelConfig,
+    UserError,
+    nearest,
+    override,
+    read_config,
+)
+from xformer.interop import generation
+from xformer.interop.families import FAMILIES, NEUTRAL, Architecture, Family
 from xformer.interop.options import Theirs, to_model, to_theirs
 from xformer.interop.sentences import MODULES, transformer_folder
 from xformer.interop.tables import Table, read_arrays, slots, write_tensors
@@ -23,7 +32,8 @@ UNTRAINED = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learni
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder, opened. `name` is of its architecture."""
+    """A folder, opened. `name` is of its architecture; `aside` lists what its files say that is
+    neither understood nor needed."""
 
     folder: Path
     theirs: Theirs
@@ -31,6 +41,7 @@ class Checkpoint:
     name: str
     tensors: Tensors
     config: Config
+    aside: list[str]
 
     @property
     def architecture(self) -> Architecture:
@@ -39,24 +50,22 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """Of a classifier or tagger, in the order of its outputs."""
-        names = self.theirs.get('id2label') or {}
-        return tuple(str(names.get(str(i), f'LABEL_{i}'))
-                     for i in range(self.config.model.num_labels))
+        return _labels(self.theirs) if self.config.data.objective in CHOOSING else ()
 
     @property
     def table(self) -> Table:
         """Under the names that this file has."""
-        table = _table(self.family, self.architecture, self.config.model)
-        if self._without_prefix:
-            table = {path: place._replace(name=_short(place.name, self.family.prefix))
-                     for path, place in table.items()}
-        return table
+        return _table(self.family, self.architecture, self.config.model, self._bare)
 
     @property
-    def _without_prefix(self) -> bool:
-        prefix = f'{self.family.prefix}.'
-        return bool(self.family.prefix) and not any(
-            name.startswith(prefix) for name in self.tensors)
+    def _bare(self) -> bool:
+        """Whether the file leaves out the family's prefix, whatever its architecture."""
+        return not any(name.startswith(f'{self.family.prefix}.') for name in self.tensors)
+
+    @property
+    def tied(self) -> list[str]:
+        """Other names that the token embeddings may have in this file."""
+        return [_short(name, self.family, self._bare) for name in self.family.tied]
 
     def arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
         """(path, float32 array) of each parameter of ours, of these shapes.
@@ -78,7 +87,8 @@ class Checkpoint:
         table = self.table
         used = {self._found(name) for path, shape in shapes.items()
                 for name, _ in slots(table[path], path, np.broadcast_to(0, shape))}
-        known = [*self.family.ignored, *self.family.tied]
+        known = [*self.tied, *(_short(name, self.family, self._bare)
+                               for name in self.family.ignored)]
         return [name for name in self.tensors if name not in used
                 and not any(fnmatch.fnmatch(name, pattern) for pattern in known)]
 
@@ -89,12 +99,13 @@ class Checkpoint:
         return next((each for each in (name, older) if each in self.tensors), None)
 
 
-def _short(name: str, prefix: str) -> str:
-    return name.removeprefix(f'{prefix}.')
+def _short(name: str, family: Family, bare: bool) -> str:
+    return name.removeprefix(f'{family.prefix}.') if bare else name
 
 
-def _table(family: Family, architecture: Architecture, model: ModelConfig) -> Table:
-    return {**family.table(model), **architecture.head}
+def _table(family: Family, architecture: Architecture, model: ModelConfig, bare: bool) -> Table:
+    return {path: place._replace(name=_short(place.name, family, bare))
+            for path, place in {**family.table(model), **architecture.head}.items()}
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -103,7 +114,7 @@ def is_checkpoint(folder: Path) -> bool:
         return True
     try:
         return 'model_type' in json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -118,7 +129,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     try:
         theirs = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
         family = FAMILIES.get(theirs['model_type'])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f'{folder / CONFIG} is no configuration of a model ({error!r}); restore '
                         'it from a copy') from None
     if family is None:
@@ -127,27 +138,46 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     name = _architecture(folder, theirs, family)
     tensors = Tensors(folder)
     try:
-        model = to_model(family.adjust(theirs), family.options)
+        config, aside = _config(folder, theirs, family, family.architectures[name])
     except UserError as error:
         raise UserError(f'{folder / CONFIG}: {error}') from None
-    found = Checkpoint(folder, theirs, family, name, tensors, Config())
-    objective = _objective(theirs, found.architecture)
-    model = {**family.model, **found.architecture.model, **model}
-    if objective in ('classify', 'tag'):
-        model['num_labels'] = len(theirs.get('id2label') or range(theirs.get('num_labels', 2)))
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise UserError(f'{folder / CONFIG} or {generation.FILE} has a value of a wrong kind '
+                        f'({error}); restore them from a copy') from None
+    found = Checkpoint(folder, theirs, family, name, tensors, config, aside)
+    return replace(found, config=override(config, {**_tied(found), **_pooled(found)}))
+
+
+def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architecture
+            ) -> tuple[Config, list[str]]:
+    """(configuration as config.json and generation_config.json have it, what they say besides)."""
+    objective, labels = _objective(theirs, architecture), len(_labels(theirs))
+    model = {**family.model, **architecture.model,
+             **to_model(family.adjust(theirs), family.options)}
+    if objective in CHOOSING:
+        model['num_labels'] = labels
     config = override(UNTRAINED, {f'model.{field}': value for field, value in model.items()
-                                 if value is not None} | {'data.objective': objective})
-    found = _with(found, config)
-    return _with(found, override(config, {**_tied(found), **_pooled(found)}))
+                                  if value is not None}
+                      | {'data.objective': objective, 'data.tokenizer': family.tokenizer})
+    known = {*NEUTRAL, *generation.NAMES, *(option.theirs for option in family.options)}
+    aside = [f'{name}={value!r}' for name, value in theirs.items()
+             if name not in known and value is not None]
+    if config.model.family != 'encoder':
+        given = generation.read_generation(folder, {**family.generation, **theirs})
+        changes, more = generation.to_config(given, config.model)
+        config, aside = override(config, changes), aside + more
+    return config, aside
 
 
-def _with(found: Checkpoint, config: Config) -> Checkpoint:
-    return Checkpoint(found.folder, found.theirs, found.family, found.name, found.tensors, config)
+def _labels(theirs: Theirs) -> tuple[str, ...]:
+    """Of a classifier or tagger; transformers takes two where config.json names none."""
+    names = theirs.get('id2label') or dict.fromkeys(map(str, range(theirs.get('num_labels', 2))))
+    return tuple(str(names.get(str(i)) or f'LABEL_{i}') for i in range(len(names)))
 
 
 def _architecture(folder: Path, theirs: Theirs, family: Family) -> str:
-    [*names] = theirs.get('architectures') or []
-    if not names:
+    names = theirs.get('architectures')
+    if not (isinstance(names, list) and names and isinstance(names[0], str)):
         raise UserError(f'{folder / CONFIG} does not say of which architecture the model is; add '
                         f'"architectures": ["NAME"], one of {", ".join(family.architectures)}')
     if names[0] not in family.architectures:
@@ -163,8 +193,11 @@ def _objective(theirs: Theirs, architecture: Architecture) -> str:
     problem = theirs.get('problem_type')
     if problem == 'multi_label_classification':
         raise UserError(f'problem_type={problem!r} is not supported: a text has one label here')
-    one = len(theirs.get('id2label') or range(theirs.get('num_labels', 2))) == 1
-    return 'regress' if one or problem == 'regression' else 'classify'
+    numbers = len(_labels(theirs)) == 1
+    if problem == 'regression' and not numbers:
+        raise UserError(f'problem_type={problem!r} of {len(_labels(theirs))} numbers is not '
+                        'supported: a text has one number here')
+    return 'regress' if numbers else 'classify'
 
 
 def _tied(found: Checkpoint) -> dict[str, str]:
@@ -175,7 +208,7 @@ def _tied(found: Checkpoint) -> dict[str, str]:
     table = found.table
     place = table.get('embedding') or table['encoder/embedding']
     embedding = found.tensors[place.name] if place.name in found.tensors else None
-    for name in found.family.tied:
+    for name in found.tied:
         if name not in found.tensors or embedding is None:
             continue
         if np.array_equal(found.tensors[name], embedding):
@@ -213,10 +246,10 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
     if config.data.objective == 'regress':
         about |= {'problem_type': 'regression', 'id2label': {'0': 'LABEL_0'},
                   'label2id': {'LABEL_0': 0}}
-    table = _table(family, architecture, config.model)
-    if config.data.objective == 'none':
-        table = {path: place._replace(name=_short(place.name, family.prefix))
-                 for path, place in table.items()}
+    table = _table(family, architecture, config.model, architecture.bare)
+    if lost := sorted(params.keys() - table.keys()):
+        raise UserError(f'{name} has no tensor for {lost[0]}; of {family.model_type} a model with '
+                        'it cannot be written')
     write(folder, write_tensors(table, params))
     (folder / CONFIG).write_text(json.dumps(about | theirs, indent=2, sort_keys=True) + '\n',
                                  encoding='utf-8')
@@ -228,10 +261,14 @@ _FREE = ('attention', 'layers', 'remat', 'dtype', 'init', 'pooler', 'num_labels'
 
 
 def _class_of(family: Family, config: Config) -> str | None:
-    """The architecture that learns the same; a classifier of one label learns numbers."""
+    """The architecture that learns the same, if one can with the same model; a classifier of one
+    label learns numbers."""
     objective = 'classify' if config.data.objective == 'regress' else config.data.objective
-    return next((name for name, architecture in family.architectures.items()
-                 if architecture.objective == objective), None)
+    names = [name for name, architecture in family.architectures.items()
+             if architecture.objective == objective]
+    return next((name for name in names if all(
+        getattr(config.model, field) == value
+        for field, value in family.architectures[name].model.items())), names[0] if names else None)
 
 
 def _family_of(config: Config, model_type: str | None) -> Family:
@@ -251,6 +288,8 @@ def _misfit(family: Family, config: Config) -> str | None:
     name = _class_of(family, config)
     if name is None:
         return f'data.objective={config.data.objective} has no architecture there'
+    if family.architectures[name].objective == 'classify' and not config.model.pooler:
+        return 'model.pooler is False, there heads see the first token through a pooler'
     try:
         again = {**family.model, **family.architectures[name].model,
                  **to_model(to_theirs(config.model, family.options), family.options)}

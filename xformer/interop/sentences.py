@@ -14,36 +14,45 @@ _POOLS = {'cls': 'cls', 'mean': 'mean', 'max': 'max',
 
 class Sentences(NamedTuple):
     """`pool` as `evaluate.embeddings` names it; whether vectors are made unit; where texts are cut
-    (0: where the model ends)."""
+    (0: where the model ends); whether they are lower-cased first."""
 
     pool: str
     unit: bool
     max_length: int
+    lowercase: bool
 
 
 def read_sentences(folder: Path) -> Sentences | None:
     """None for a folder without modules.json. Raises UserError for what is not supported."""
     if not (folder / MODULES).is_file():
         return None
-    kinds = {module['type'].rpartition('.')[2]: folder / module['path']
-             for module in _json(folder / MODULES)}
+    kinds = {kind: folder / path for kind, path in _modules(folder)}
     for kind in kinds.keys() - {'Transformer', 'Pooling', 'Normalize'}:
         raise UserError(f'{folder / MODULES} asks for a module {kind}, which is not supported; '
                         'Transformer, Pooling and Normalize are')
-    if 'Pooling' not in kinds:
-        raise UserError(f'{folder / MODULES} has no Pooling; choose one with --pool')
-    limits = kinds['Transformer'] / 'sentence_bert_config.json'
-    limit = _json(limits).get('max_seq_length') if limits.is_file() else None
-    return Sentences(_pool(kinds['Pooling'] / 'config.json'), 'Normalize' in kinds, limit or 0)
+    for kind in {'Transformer', 'Pooling'} - kinds.keys():
+        raise UserError(f'{folder / MODULES} has no {kind}; choose how with --pool')
+    path = kinds['Transformer'] / 'sentence_bert_config.json'
+    about = _json(path) if path.is_file() else {}
+    return Sentences(_pool(kinds['Pooling'] / 'config.json'), 'Normalize' in kinds,
+                     about.get('max_seq_length') or 0, bool(about.get('do_lower_case')))
 
 
 def transformer_folder(folder: Path) -> Path:
     """Where the model itself is: older folders keep it in one of their own."""
     if not (folder / MODULES).is_file():
         return folder
-    paths = [module['path'] for module in _json(folder / MODULES)
-             if module['type'].endswith('.Transformer')]
-    return folder / (paths[0] if paths else '')
+    return folder / next((path for kind, path in _modules(folder) if kind == 'Transformer'), '')
+
+
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """(kind, path of its folder)"""
+    try:
+        return [(module['type'].rpartition('.')[2], module['path'])
+                for module in _json(folder / MODULES, list)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{folder / MODULES} is no list of modules ({error!r}); restore it from a '
+                        'copy') from None
 
 
 def _pool(path: Path) -> str:
@@ -56,8 +65,11 @@ def _pool(path: Path) -> str:
     return _POOLS[chosen[0]]
 
 
-def _json(path: Path):
+def _json(path: Path, kind: type = dict):
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'cannot read {path} ({error}); restore it from a copy') from None
+    if not isinstance(found, kind):
+        raise UserError(f'{path} is no JSON {kind.__name__}; restore it from a copy')
+    return found

@@ -6,7 +6,7 @@ in ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,25 +66,50 @@ def within(ours: str, theirs: str, table: Table) -> Table:
             for path, place in table.items()}
 
 
+def by_path(tree: Mapping) -> dict[str, Any]:
+    """{'encoder/layers/...': leaf} of nested dictionaries."""
+    return {'/'.join((name, *path)): leaf for name, part in tree.items()
+            for path, leaf in ([((below,), leaf) for below, leaf in by_path(part).items()]
+                               if isinstance(part, Mapping) else [((), part)])}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_path`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split('/')
+        part = tree
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[name] = leaf
+    return tree
+
+
 def read_arrays(table: Table, shapes: Mapping[str, tuple[int, ...]],
                 tensor: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """(path, float32 array) for every path of ours, of the tensors that `tensor` reads by name.
 
-    Holds one of theirs and one of ours at a time. Raises UserError for a shape that does not fit.
+    Holds one of ours and, if `tensor` copies, one of theirs at a time, where the caller lets go of
+    the one before. Raises UserError for a shape that does not fit.
     """
     for path, shape in shapes.items():
-        array = np.empty(shape, np.float32)
-        for name, into in slots(table[path], path, array):
-            theirs = tensor(name)
-            try:
-                found = table[path].ours(theirs)
-            except ValueError:
-                found = theirs
-            if found.shape != into.shape:
-                raise UserError(f'{name} has the shape {list(theirs.shape)}, which does not fit '
-                                f'{path} of {list(into.shape)}; is config.json of another model?')
-            into[...] = found
-        yield path, array
+        yield path, _filled(shape, table[path], path, tensor)  # no name here holds the array
+
+
+def _filled(shape: tuple[int, ...], place: Place, path: str,
+            tensor: Callable[[str], np.ndarray]) -> np.ndarray:
+    array = np.empty(shape, np.float32)
+    for name, into in slots(place, path, array):
+        theirs = tensor(name)
+        try:
+            found = place.ours(theirs)
+        except ValueError:
+            found = theirs
+        if found.shape != into.shape:
+            raise UserError(f'{name} has the shape {list(theirs.shape)}, which does not fit '
+                            f'{path} of {list(into.shape)}; is config.json of another model?')
+        into[...] = found
+    return array
 
 
 def write_tensors(table: Table, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -33,7 +33,8 @@ class Embedding(nn.Module):
             x_BTE = x_BTE + self.param(
                 'position_embedding', start.embedding, (c.max_length, E))[positions_BT]
         if c.num_segments:
-            types_BT = jnp.zeros_like(ids_BT) if types_BT is None else types_BT
+            if types_BT is None or c.num_segments == 1:  # one for both sentences (RoBERTa)
+                types_BT = jnp.zeros_like(ids_BT)
             x_BTE = x_BTE + self.param(
                 'segment_embedding', start.embedding, (c.num_segments, E))[types_BT]
         x_BTE = x_BTE.astype(c.dtype)

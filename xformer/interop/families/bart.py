@@ -20,10 +20,16 @@ _STACKS = {
     **embedding('embedding', 'model.shared'),
     **within('encoder/layers', 'model.encoder.layers.*', _BLOCK),
     **within('decoder/layers', 'model.decoder.layers.*',
-             {**_BLOCK, **_attention('cross_attention', 'encoder_attn')}),
-    'output_bias': Place('final_logits_bias', row=True)}
+             {**_BLOCK, **_attention('cross_attention', 'encoder_attn')})}
 _TIED = ['lm_head.weight', 'model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight']
 _OFFSET = 2  # of BART's positions
+
+
+def _architectures(model: str, generator: str) -> dict[str, Architecture]:
+    """With a bias of the logits, and without."""
+    return {generator: Architecture('pairs', {'output_bias': Place('final_logits_bias', row=True)},
+                                    {'output_bias': True}),
+            model: Architecture('pairs', bare=True)}
 
 
 def _embedded(side: str) -> Table:
@@ -49,7 +55,7 @@ _OPTIONS = [
     chosen('scale_embedding', 'embedding_scale', False, {True: 'input', False: 'none'}),
     *fixed(is_decoder=False, is_encoder_decoder=True, tie_word_embeddings=True,
            encoder_layerdrop=0.0, decoder_layerdrop=0.0, normalize_before=False)]
-_MODEL = {'norm_epsilon': 1e-5, 'output_bias': True, 'init': 'bert'}
+_MODEL = {'norm_epsilon': 1e-5, 'init': 'bert'}
 
 BART = Family(
     'bart', [
@@ -59,8 +65,8 @@ BART = Family(
         *fixed(normalize_embedding=True, add_final_layer_norm=False)],
     {**_MODEL, 'embedding_norm': True, 'positions': 'learned'},
     lambda model: {**_STACKS, **_embedded('encoder'), **_embedded('decoder')},
-    dict.fromkeys(['BartForConditionalGeneration', 'BartModel'], Architecture('pairs')),
-    tied=_TIED)
+    _architectures('BartModel', 'BartForConditionalGeneration'), prefix='model', tied=_TIED,
+    tokenizer='byte_bpe', generation={'forced_eos_token_id': 2})
 
 MARIAN = Family(
     'marian', [
@@ -70,5 +76,6 @@ MARIAN = Family(
         *fixed(static_position_embeddings=True, share_encoder_decoder_embeddings=True,
                normalize_embedding=False, add_final_layer_norm=False)],
     {**_MODEL, 'positions': 'sinusoidal_halves'}, lambda model: _STACKS,
-    dict.fromkeys(['MarianMTModel', 'MarianModel'], Architecture('pairs')),
-    tied=_TIED, ignored=['model.*.embed_positions.weight'])
+    _architectures('MarianModel', 'MarianMTModel'), prefix='model', tied=_TIED,
+    tokenizer='unigram', generation={'forced_eos_token_id': 0},
+    ignored=['model.*.embed_positions.weight'])

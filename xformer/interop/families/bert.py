@@ -77,7 +77,7 @@ def heads(name: str, classify: Architecture | None = None) -> dict[str, Architec
             classify or Architecture('classify', linear('head', 'classifier')),
             f'{name}ForTokenClassification': Architecture('tag', linear('head', 'classifier')),
             f'{name}ForQuestionAnswering': Architecture('answer', linear('head', 'qa_outputs')),
-            f'{name}Model': Architecture('none')}
+            f'{name}Model': Architecture('none', bare=True)}
 
 
 def two_layers(activation: str, first: str, second: str) -> Architecture:
@@ -107,7 +107,7 @@ ROBERTA = Family(
         **heads('Roberta', two_layers('tanh', 'classifier.dense', 'classifier.out_proj')),
         'RobertaForMaskedLM': Architecture(
             'mlm', masked('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias'))},
-    prefix='roberta', tied=['lm_head.decoder.weight'],
+    prefix='roberta', tokenizer='byte_bpe', tied=['lm_head.decoder.weight'],
     ignored=['*embeddings.position_ids', 'lm_head.decoder.bias'])
 
 DISTILBERT = Family(
@@ -155,7 +155,7 @@ ALBERT = Family(
         **heads('Albert'),
         'AlbertForMaskedLM': Architecture(
             'mlm', masked('predictions.dense', 'predictions.LayerNorm', 'predictions.bias'))},
-    prefix='albert', tied=['predictions.decoder.weight'],
+    prefix='albert', tokenizer='unigram', tied=['predictions.decoder.weight'],
     ignored=['*embeddings.position_ids', 'predictions.decoder.bias'])
 
 ELECTRA = Family(

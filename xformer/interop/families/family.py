@@ -8,17 +8,39 @@ from xformer.config import ModelConfig
 from xformer.interop.options import Option, Theirs
 from xformer.interop.tables import Table
 
+NEUTRAL = frozenset((  # what config.json may say besides, which changes nothing that is computed
+    # where the files come from, and what transformers does with them
+    'model_type architectures transformers_version _name_or_path dtype torch_dtype tokenizer_class '
+    'use_cache output_attentions output_hidden_states output_past return_dict use_return_dict '
+    'torchscript xla_device gradient_checkpointing chunk_size_feed_forward task_specific_params '
+    'prefix finetuning_task language model_parallel save_step auto_map '
+    # initialisation, and the dropout of heads, which is model.dropout here
+    'initializer_range initializer_factor init_std classifier_dropout classifier_dropout_prob '
+    'classif_dropout seq_classif_dropout qa_dropout '
+    # read with the architecture
+    'id2label label2id num_labels problem_type '
+    # parts of other architectures, and what other options say again
+    'summary_type summary_use_proj summary_activation summary_first_dropout summary_last_dropout '
+    'summary_proj_to_labels pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers '
+    'pooler_size_per_head pooler_type directionality n_ctx n_positions num_hidden_layers '
+    'is_gated_act dense_act_fn decoder_vocab_size add_bias_logits extra_pos_embeddings '
+    'net_structure_type gap_size num_memory_blocks down_scale_factor rope_parameters rope_scaling '
+    'rope_theta tie_word_embeddings is_decoder is_encoder_decoder cross_attention_hidden_size '
+    'sep_token_id bos_token_id eos_token_id').split())
+
 
 @dataclass(frozen=True)
 class Architecture:
     """One of Hugging Face's classes: what it was trained for, and the tensors of its head.
 
-    `model` are fields of ModelConfig that differ from the family's.
+    `model` are fields of ModelConfig that differ from the family's. `bare`: its files leave out
+    the family's prefix.
     """
 
     objective: str
     head: Table = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,8 @@ class Family:
     prefix: of the names in `table`; files of a model without a head leave it out
     tied: other names of the token embeddings; a file may hold them once more
     ignored: tensors that hold no parameters, or none that are used (patterns of fnmatch)
+    tokenizer: the kind that it usually has
+    generation: settings of generation where the folder says nothing
     adjust: completes what config.json says before its options are read
     complete: adds to what its options say what other readers want
     """
@@ -42,5 +66,7 @@ class Family:
     prefix: str = ''
     tied: Sequence[str] = ()
     ignored: Sequence[str] = ()
+    tokenizer: str = 'wordpiece'
+    generation: Mapping[str, Any] = field(default_factory=dict)
     adjust: Callable[[Theirs], Theirs] = lambda theirs: theirs
     complete: Callable[[Theirs], Theirs] = lambda theirs: theirs

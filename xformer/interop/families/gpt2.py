@@ -45,5 +45,5 @@ GPT2 = Family(
         **embedding('input_embedding/position_embedding', 'transformer.wpe'),
         **norm('decoder/final_norm', 'transformer.ln_f')},
     dict.fromkeys(['GPT2LMHeadModel', 'GPT2Model'], Architecture('lm')),
-    prefix='transformer', tied=['lm_head.weight'],
+    prefix='transformer', tokenizer='byte_bpe', tied=['lm_head.weight'],
     ignored=['*h.*.attn.bias', '*h.*.attn.masked_bias'], adjust=_adjust)

@@ -62,6 +62,7 @@ LLAMA = Family(
      **norm('decoder/final_norm', 'model.norm'),
      'output/kernel': Place('lm_head.weight', turned=True)},
     {'LlamaForCausalLM': Architecture('lm')},
-    tied=['lm_head.weight'], ignored=['model.layers.*.self_attn.rotary_emb.inv_freq'],
+    tokenizer='bpe', tied=['lm_head.weight'],
+    ignored=['model.layers.*.self_attn.rotary_emb.inv_freq'],
     adjust=_adjust, complete=lambda theirs: theirs | {
         'rope_parameters': {'rope_type': 'default', 'rope_theta': theirs['rope_theta']}})

@@ -81,6 +81,7 @@ T5 = Family(
     {'norm': 'rms', 'norm_position': 'pre', 'positions': 'relative', 'scale_scores': False,
      'biases': False, 'init': 't5'},
     _table, dict.fromkeys(['T5ForConditionalGeneration', 'T5Model'], Architecture('pairs')),
+    tokenizer='unigram',
     tied=['lm_head.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'],
     ignored=['decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'],
     adjust=_adjust, complete=lambda theirs: theirs | {

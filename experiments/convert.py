@@ -1,0 +1,150 @@
+"""Turn a run folder into a Hugging Face folder, or a Hugging Face folder into a run folder.
+
+    python -m experiments.convert --model=runs/finetune_sst2 --output=sst2_bert --family=bert
+    python -m experiments.convert --model=downloads/gpt2 --output=runs/gpt2
+
+A Hugging Face folder has config.json, the parameters in float32 and the tokenizer's files; where
+PyTorch and transformers are installed, its outputs are compared with the run's and the largest
+difference is printed. Every command but evaluate, and train.init_from, read Hugging Face folders
+as they are; a run folder made of one holds a single checkpoint that nothing was measured of, so
+give --checkpoint=last with it.
+"""
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, reading
+from xformer.config import CHOOSING, UserError, to_json
+from xformer.console import say
+
+
+def define(values: flags.FlagValues) -> None:
+    reading.define(values)
+    flags.DEFINE_string('output', None, f'folder to make ({cli.REQUIRED})', flag_values=values)
+    flags.DEFINE_string('family', None, "config.json's model_type, as bert or llama (default: the "
+                        'first that the model belongs to)', flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, __doc__, define, sections=())
+    reading.check_output(values.output)
+    from xformer.interop.folder import is_checkpoint
+    imported = is_checkpoint(Path(values.model))
+    if imported and values.family:
+        raise UserError(f'--family has no effect on {values.model}, a Hugging Face folder that '
+                        'becomes a run; leave it out')
+    run, _ = reading.open_model(values, reading.config_of(values))
+    output = Path(values.output)
+    part = Path(tempfile.mkdtemp(dir=output.parent, prefix=f'{output.name}.'))
+    try:
+        made = _write_run(run, part) if imported else _write_checkpoint(run, part, values.family)
+        part.chmod(0o755)
+        os.replace(part, output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # where it could not be finished
+    _print_written(output, made)
+    if not imported and all(map(importlib.util.find_spec, ('torch', 'transformers'))):
+        print(f'parity      {_apart(run, output, made):.1e} '
+              '(largest difference from PyTorch ÷ largest output)')
+
+
+def _write_checkpoint(run, folder: Path, family: str | None) -> str:
+    """Returns the name of the architecture."""
+    from xformer.interop.folder import CONFIG, write_checkpoint
+    from xformer.interop.tokenizer_export import write_tokenizers
+    config = run.config
+    labels = run.tokenizers.labels if config.data.objective in CHOOSING else ()
+    name = write_checkpoint(folder, config, _arrays(run), family, labels)
+    model_type = json.loads((folder / CONFIG).read_text())['model_type']
+    write_tokenizers(run.tokenizers, folder, model_type)
+    if config.data.lowercase_source:
+        say('this run lower-cases its texts (data.lowercase_source), which the folder cannot say: '
+            'give it lower-cased texts')
+    return name
+
+
+def _arrays(run) -> dict:
+    """The parameters by path. A head of numbers gives deviations from the mean of the training
+    data, in units of their spread: as written it gives the numbers."""
+    import jax
+
+    from xformer.data.layouts import scale
+    from xformer.interop.tables import by_path
+    arrays = by_path(jax.device_get(run.params))
+    if run.config.data.objective == 'regress':
+        mean, deviation = scale(run.tokenizers)
+        arrays['head/kernel'] = arrays['head/kernel'] * deviation
+        arrays['head/bias'] = arrays['head/bias'] * deviation + mean
+    return arrays
+
+
+def _write_run(run, folder: Path) -> str:
+    """Returns the name of the architecture that it was."""
+    from xformer.train.checkpoint import Checkpoints
+    (folder / 'config.json').write_text(to_json(run.config))
+    (folder / 'manifest.json').write_text(json.dumps(
+        run.manifest | {'converted_from': str(run.folder)}, indent=2) + '\n')
+    run.tokenizers.save(folder)
+    checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, say)
+    checkpoints.save(0, {'params': run.params}, {})
+    checkpoints.wait()
+    return run.checkpoint
+
+
+def _print_written(output: Path, made: str) -> None:
+    print(f'folder      {output} ({made})')
+    for path in sorted(output.rglob('*')):
+        if path.is_file() and 'checkpoints' not in path.parts:
+            print(f'{path.stat().st_size:>11,} {path.relative_to(output)}')
+
+
+def _apart(run, folder: Path, name: str) -> float:
+    """Largest difference ÷ largest value of the outputs, of ours and of PyTorch's, for random
+    tokens."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import torch
+    import transformers
+
+    from xformer.interop.tables import nested
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    model, length = run.config.model, min(16, run.config.model.max_length)
+    ids = np.random.default_rng(0).integers(model.vocab_size, size=(2, length), dtype=np.int32)
+    given = {'input_ids': torch.tensor(ids).long(), 'attention_mask': torch.ones(ids.shape)}
+    inputs = [jnp.asarray(ids)]
+    if model.family != 'decoder':
+        inputs.append(jnp.full(len(ids), length))
+    if model.family == 'seq2seq':
+        given['decoder_input_ids'] = given['input_ids']
+        inputs.append(inputs[0])
+    with torch.no_grad():
+        found = getattr(transformers, name).from_pretrained(folder).eval()(**given)
+    objective = run.config.data.objective
+    apply = functools.partial(run.model.apply, {'params': nested(_arrays(run))})
+    if objective == 'none':
+        ours = apply(*inputs, method='features')[-1]
+        theirs = found.last_hidden_state
+    elif objective in ('mlm', 'mlm_nsp'):
+        everywhere = jnp.broadcast_to(jnp.arange(length)[None], ids.shape)
+        ours, _ = apply(*inputs, jnp.zeros_like(inputs[0]), everywhere)
+        theirs = found[0]
+    else:
+        segments = [jnp.zeros_like(inputs[0])] if model.family == 'encoder' else []
+        ours = apply(*inputs, *segments)
+        theirs = found.logits if objective != 'answer' else torch.stack(
+            [found.start_logits, found.end_logits], -1)
+    ours, theirs = jax.device_get(ours), theirs.float().numpy()
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+if __name__ == '__main__':
+    cli.call(main)

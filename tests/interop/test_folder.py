@@ -1,0 +1,180 @@
+"""Folders in all their forms read alike; of what is wrong with one, a sentence says what."""
+
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+from golden_checkpoints import FILES, make_folder, read
+from parity import opened
+
+from xformer.config import UserError, override
+from xformer.interop.folder import (
+    config_in,
+    is_checkpoint,
+    open_checkpoint,
+    write_checkpoint,
+)
+from xformer.interop.tables import by_path
+
+OLD = {'LayerNorm.weight': 'LayerNorm.gamma', 'LayerNorm.bias': 'LayerNorm.beta'}
+HEAD = 'cls.predictions.transform.dense.weight'
+
+
+def params(folder):
+    return by_path(opened(folder)[1])
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name])
+                                              for name in one)
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """bert('name', {'hidden_act': ...}, {'tensor': None, ...}): the golden BERT, changed."""
+    config, tensors, _, _ = read('bert')
+
+    def bert(name='bert', options=None, others=None, **more):
+        changed = {path: array for path, array in (tensors | (others or {})).items()
+                   if array is not None}
+        return make_folder(tmp_path / name, config | (options or {}), changed, **more)
+    return bert
+
+
+def renamed(rename):
+    config, tensors, _, _ = read('bert')
+    return dict.fromkeys(tensors) | {rename(name): array for name, array in tensors.items()}
+
+
+def older(name):
+    for new, old in OLD.items():
+        name = name.replace(new, old)
+    return name
+
+
+FORMS = {
+    'shards': lambda tensors: ({}, {'shard_bytes': 3000}),
+    'gamma and beta': lambda tensors: (renamed(older), {}),
+    'no prefix': lambda tensors: (renamed(lambda name: name.removeprefix('bert.')), {}),
+    'tied twice': lambda tensors: (
+        {'cls.predictions.decoder.weight': tensors['bert.embeddings.word_embeddings.weight'],
+         'cls.predictions.decoder.bias': tensors['cls.predictions.bias'],
+         'bert.embeddings.position_ids': np.arange(8)[None]}, {}),
+    'float16': lambda tensors: (
+        {name: array.astype(np.float16) for name, array in tensors.items()}, {}),
+    'float64': lambda tensors: (
+        {name: array.astype(np.float64) for name, array in tensors.items()}, {})}
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_the_same_parameters_in_another_form(form, bert):
+    others, options = FORMS[form](read('bert')[1])
+    folder = bert('other', None, others, **options)
+    assert same(params(folder), params(bert()))
+    found, ours = opened(folder)
+    assert found.unused({path: leaf.shape for path, leaf in by_path(ours).items()}) == []
+
+
+def test_bfloat16(bert):
+    _, tensors, _, _ = read('bert')
+    rough = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
+    exact = params(bert())
+    for path, leaf in params(bert('rough', None, rough)).items():
+        assert leaf.dtype == np.float32
+        assert np.array_equal(leaf, exact[path].astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_written_and_read_again_bit_by_bit(name, tmp_path):
+    config, tensors, _, _ = read(name)
+    found, _ = opened(make_folder(tmp_path / 'one', config, tensors))
+    (tmp_path / 'two').mkdir()
+    written = write_checkpoint(tmp_path / 'two', found.config, params(tmp_path / 'one'),
+                               found.family.model_type, found.labels)
+    again = open_checkpoint(tmp_path / 'two')
+    assert written == found.name and again.labels == found.labels and not again.aside
+    assert again.config.model == found.config.model and again.config.data == found.config.data
+    assert same(params(tmp_path / 'two'), params(tmp_path / 'one'))
+
+
+@pytest.mark.parametrize('options, sentence', [
+    ({'model_type': 'gemma3'}, "is of model_type='gemma3', which is not supported; there are: be"),
+    ({'model_type': ['bert']}, 'is no configuration of a model'),
+    ({'architectures': None}, 'does not say of which architecture .* BertForMaskedLM'),
+    ({'architectures': 'BertModel'}, 'does not say of which architecture'),
+    ({'architectures': ['BertForPretraining']}, "did you mean 'BertForPreTraining'"),
+    ({'is_decoder': True}, 'config.json: is_decoder=True is not supported, only False is'),
+    ({'hidden_act': 'mish'}, "hidden_act='mish' is not supported; there are: gelu"),
+    ({'hidden_act': []}, 'of a wrong kind'), ({'hidden_size': 'x'}, "d_model takes a whole num"),
+    ({'id2label': [1]}, 'of a wrong kind'), ({'num_labels': 'x'}, 'of a wrong kind'),
+    ({'architectures': ['BertForSequenceClassification'],
+      'problem_type': 'multi_label_classification'}, 'not supported: a text has one label'),
+    ({'architectures': ['BertForSequenceClassification'], 'problem_type': 'regression'},
+     'of 2 numbers is not supported')])
+def test_what_config_json_says_that_is_not_supported(options, sentence, bert):
+    with pytest.raises(UserError, match=sentence) as refused:
+        open_checkpoint(bert(options=options))
+    assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('text', [None, '', 'null', '[]', '{}', '{"model_type": "bert"',
+                                  '[' * 99_999])
+def test_a_config_json_that_is_none(text, bert):
+    folder = bert()
+    (folder / 'config.json').unlink()
+    if text is not None:
+        (folder / 'config.json').write_text(text)
+    assert not is_checkpoint(folder)
+    with pytest.raises(UserError, match=r'config.json is no configuration of a model [^\n]*$'):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize('others, sentence', [
+    ({HEAD: None}, f'lacks the tensor {HEAD}, which BertForPreTraining needs'),
+    ({HEAD: None, 'cls.predictions.bias': None}, 'lacks the tensor .* and 1 more, which'),
+    ({HEAD: np.zeros((15, 14), np.float32)}, re.escape(f'{HEAD} has the shape [15, 14]')),
+    ({HEAD: np.zeros(15, np.float32)}, re.escape(f'{HEAD} has the shape [15]')),
+    ({HEAD: np.zeros((15, 15), np.int32)}, f'{HEAD} in .* is of type I32'),
+    ({'cls.predictions.decoder.weight': np.zeros((53, 15), np.float32)},
+     'cls.predictions.decoder.weight .* differs from bert.embeddings.word_embeddings.weight')])
+def test_tensors_that_are_not_what_the_architecture_needs(others, sentence, bert):
+    with pytest.raises(UserError, match=sentence):
+        params(bert(others=others))
+
+
+def test_what_has_no_place_is_listed(bert):
+    folder = bert(options={'secret_scale': 3.0, 'gate': None, 'use_cache': False},
+                  others={'bert.extra.weight': np.ones(3, np.float32)})
+    found, ours = opened(folder)
+    assert found.aside == ['secret_scale=3.0']
+    assert found.unused({path: leaf.shape for path, leaf in by_path(ours).items()}) == [
+        'bert.extra.weight']
+
+
+def test_labels_stand_in_the_order_of_outputs(tmp_path):
+    config, tensors, _, _ = read('electra')
+    names = {'2': 'good', '0': 'bad', '1': 'so so'}
+    folder = make_folder(tmp_path, config | {'id2label': names}, tensors)
+    assert open_checkpoint(folder).labels == ('bad', 'so so', 'good')
+    assert config_in(folder).model.num_labels == 3
+
+
+def test_the_output_of_t5_is_tied_or_not_as_the_tensors_are(tmp_path):
+    config, tensors, _, _ = read('t5')
+    tensors.pop('lm_head.weight', None)
+    tied = config_in(make_folder(tmp_path / 'tied', config, tensors))
+    free = config_in(make_folder(tmp_path / 'free', config, tensors | {
+        'lm_head.weight': 2 * tensors['shared.weight']}))
+    assert (tied.model.tie_embeddings, free.model.tie_embeddings) == ('all', 'inputs')
+
+
+def test_a_model_of_no_family_is_refused_with_the_reason_of_each(tmp_path):
+    config, tensors, _, _ = read('bert')
+    found = open_checkpoint(make_folder(tmp_path, config, tensors))
+    odd = override(found.config, {'model.positions': 'alibi'})
+    with pytest.raises(UserError, match='no family .* bert: model.positions is alibi, there learn'):
+        write_checkpoint(tmp_path / 'other', odd, {})
+    with pytest.raises(UserError, match="there is no family 'brt'; did you mean 'bert'"):
+        write_checkpoint(tmp_path / 'other', odd, {}, 'brt')
+    assert not (tmp_path / 'other').exists()

@@ -1,0 +1,63 @@
+"""What sentence-transformers' folders say is read in all its forms, or refused."""
+
+import json
+
+import pytest
+
+from xformer.config import UserError
+from xformer.interop.sentences import Sentences, read_sentences, transformer_folder
+
+OLD = {'pooling_mode_cls_token': False, 'pooling_mode_mean_tokens': False,
+       'pooling_mode_max_tokens': False, 'pooling_mode_mean_sqrt_len_tokens': False}
+
+
+def make(folder, pooling, *others, transformer='', about=None):
+    kinds = [('Transformer', transformer), ('Pooling', '1_Pooling'), *((each, f'9_{each}')
+                                                                      for each in others)]
+    for _, path in kinds:
+        (folder / path).mkdir(exist_ok=True)
+    (folder / 'modules.json').write_text(json.dumps([
+        {'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.models.{kind}'}
+        for i, (kind, path) in enumerate(kinds)]))
+    (folder / '1_Pooling' / 'config.json').write_text(json.dumps(pooling))
+    if about:
+        (folder / transformer / 'sentence_bert_config.json').write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize('pooling, pool', [
+    (OLD | {'pooling_mode_cls_token': True, 'word_embedding_dimension': 8}, 'cls'),
+    (OLD | {'pooling_mode_mean_tokens': True}, 'mean'), ({'pooling_mode': 'max'}, 'max'),
+    (OLD | {'pooling_mode_max_tokens': True}, 'max'), ({'pooling_mode': 'mean'}, 'mean')])
+def test_how_tokens_are_pooled(pooling, pool, tmp_path):
+    assert read_sentences(make(tmp_path, pooling)) == Sentences(pool, False, 0, False)
+
+
+def test_an_old_folder_keeps_the_model_in_one_of_its_own(tmp_path):
+    make(tmp_path, {'pooling_mode': 'mean'}, 'Normalize', transformer='0_Transformer',
+         about={'max_seq_length': 128, 'do_lower_case': True})
+    assert read_sentences(tmp_path) == Sentences('mean', True, 128, True)
+    assert transformer_folder(tmp_path) == tmp_path / '0_Transformer'
+
+
+def test_a_folder_of_a_model_alone(tmp_path):
+    assert read_sentences(tmp_path) is None and transformer_folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize('pooling, others, sentence', [
+    ({'pooling_mode': 'mean'}, ['Dense'], 'asks for a module Dense, which is not supported'),
+    ({'pooling_mode': 'weightedmean'}, [], 'asks for pooling weightedmean; one of cls, mean'),
+    (OLD, [], 'asks for pooling of no kind'), ([], [], 'is no JSON dict'),
+    (OLD | {'pooling_mode_cls_token': True, 'pooling_mode_max_tokens': True}, [],
+     'asks for pooling pooling_mode_cls_token, pooling_mode_max_tokens')])
+def test_what_is_not_supported(pooling, others, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        read_sentences(make(tmp_path, pooling, *others))
+
+
+@pytest.mark.parametrize('text', ['', '{}', '[1]', '[{"type": 3, "path": ""}]', '[{"type": "x"}]',
+                                  '[]', '[{"type": "x.Pooling", "path": ""}]', '[' * 99_999])
+def test_a_list_of_modules_that_is_none(text, tmp_path):
+    (tmp_path / 'modules.json').write_text(text)
+    with pytest.raises(UserError, match=r'^[^\n]+$'):
+        read_sentences(tmp_path)

@@ -1,0 +1,78 @@
+"""What a Hugging Face folder says of generation, as our settings of decoding.
+
+It stands in generation_config.json or, in folders without that file, in config.json.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xformer.config import ModelConfig, UserError
+
+FILE = 'generation_config.json'
+_SAME = {'length_penalty': 'alpha', 'repetition_penalty': 'repetition_penalty',
+         'no_repeat_ngram_size': 'no_repeat_ngram', 'max_new_tokens': 'max_new_tokens',
+         'renormalize_logits': 'renormalise'}
+_DRAWN = ('temperature', 'top_k', 'top_p', 'min_p')  # without a meaning where nothing is drawn
+_NEUTRAL = {  # what is returned, how fast, and what config.json says of the model itself
+    'transformers_version', '_from_model_config', 'use_cache', 'output_attentions',
+    'output_hidden_states', 'output_scores', 'output_logits', 'return_dict_in_generate',
+    'num_return_sequences', 'bos_token_id', 'pad_token_id', *_DRAWN}
+_OFF = {  # values without effect of what is not supported
+    'diversity_penalty': 0, 'encoder_repetition_penalty': 1, 'num_beam_groups': 1, 'typical_p': 1,
+    'epsilon_cutoff': 0, 'eta_cutoff': 0, 'encoder_no_repeat_ngram_size': 0, 'penalty_alpha': 0,
+    'remove_invalid_values': False, 'guidance_scale': 1, 'min_new_tokens': 0, 'top_h': 1,
+    'exponential_decay_length_penalty': None, 'suppress_tokens': None, 'stop_strings': None,
+    'begin_suppress_tokens': None, 'sequence_bias': None, 'max_time': None}
+NAMES = {*_SAME, *_NEUTRAL, *_OFF, 'do_sample', 'num_beams', 'early_stopping', 'max_length',
+         'min_length', 'forced_bos_token_id', 'forced_eos_token_id', 'bad_words_ids',
+         'eos_token_id', 'decoder_start_token_id'}  # that config.json may hold
+
+
+def read_generation(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, from config.json (`theirs`) where there is no file of their own."""
+    path, found = folder / FILE, {name: theirs[name] for name in theirs if name in NAMES}
+    if path.is_file():
+        try:
+            found = dict(json.loads(path.read_text(encoding='utf-8')))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f'{path} is no JSON object ({error}); restore it from a copy') from None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+    """(settings by their dotted names, those of theirs that have no counterpart: 'name=value').
+
+    As there, greedy unless the settings say otherwise. Theirs count what outputs of seq2seq and
+    prompts begin with, which ours do not, but for GPT-2, whose prompts begin with nothing.
+    """
+    begins = not (model.family == 'decoder' and model.positions == 'learned')
+    beams, known = given.get('num_beams', 1), {'eos_token_id': model.eos_id}
+    decode = {'strategy': 'beam', 'beam_size': beams, 'length_penalty': 'length', 'alpha': 1.0,
+              'early_stopping': str(given.get('early_stopping', False)).lower()}
+    decode |= {ours: given[name] for name, ours in _SAME.items() if name in given}
+    if given.get('do_sample'):
+        decode |= {'strategy': 'sample', 'top_k': 50}
+        decode |= {name: given[name] for name in _DRAWN if name in given}
+        del decode['beam_size'], decode['early_stopping']
+        known['num_beams'] = 1
+    if 'max_length' in given and 'max_new_tokens' not in given:
+        decode['max_length'] = min(given['max_length'] - begins, model.max_length)
+    if given.get('min_length'):
+        decode['min_length'] = given['min_length'] + (not begins)
+    if given.get('forced_eos_token_id') == model.eos_id:
+        decode['end_at_limit'] = True
+    else:
+        known['forced_eos_token_id'] = None
+    changes = {f'decode.{name}': value for name, value in decode.items()}
+    if model.family == 'seq2seq':
+        changes |= {name: given[theirs] for name, theirs in (
+            ('decode.first_token', 'forced_bos_token_id'),
+            ('model.bos_id', 'decoder_start_token_id')) if theirs in given}
+    else:
+        known |= {'forced_bos_token_id': None, 'decoder_start_token_id': None}
+    if any(word not in ([model.pad_id], [model.bos_id]) for word in given.get('bad_words_ids', [])):
+        known['bad_words_ids'] = None  # the two are never written anyway
+    return changes, [f'{name}={value}' for name, value in given.items()
+                     if name not in NAMES or value != (known | _OFF).get(name, value)]
