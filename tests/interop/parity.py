@@ -144,7 +144,7 @@ def differences(ours: dict, theirs: dict, batch: dict) -> dict[str, float]:
     largest = max(np.abs(array).max() for name, array in theirs.items() if 'gradients/' in name)
     found = {}
     for name, expected in theirs.items():
-        one, other = (_real(name, array, batch) for array in (ours[name], expected))
+        one, other = (only_real(name, array, batch) for array in (ours[name], expected))
         assert one.shape == other.shape, name
         size = np.abs(other).max()
         if name.startswith('gradients/') and size < 1e-6 * largest:
@@ -153,8 +153,8 @@ def differences(ours: dict, theirs: dict, batch: dict) -> dict[str, float]:
     return found
 
 
-def _real(name: str, array: np.ndarray, batch: dict) -> np.ndarray:
-    """What is noise made zero: at padding, and the gradient of the embedding of padding, which
+def only_real(name: str, array: np.ndarray, batch: dict) -> np.ndarray:
+    """With what is noise made zero: at padding, and the gradient of the embedding of padding, which
     PyTorch leaves out even where a model begins with it (Marian)."""
     if name.endswith('shared.weight') and 'padding_row' in batch:
         return np.delete(array, batch['padding_row'], axis=0)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from parity import differences, draw_batch, measured, opened
+from parity import differences, draw_batch, measured, only_real, opened
 
 from xformer.config import override
 from xformer.interop.folder import write_checkpoint
@@ -38,20 +38,20 @@ def test_the_same_numbers(kind, tmp_path, parity_table):
 
 
 @pytest.mark.parametrize('kind', ONE_OF_EACH)
-def test_in_bfloat16_no_further_from_float32_than_theirs(kind, tmp_path):
-    """Eight bits of precision: a rounding error of 0.4 % at every step, and both round at steps
-    of their own. Parameters of ours stay float32, so that ours may be nearer."""
+def test_in_bfloat16_hardly_further_from_float32_than_theirs(kind, tmp_path):
+    """Eight bits of precision: a rounding error of 0.4 % at every step, and the two round at steps
+    of their own. The root of the mean square is compared, for single values are a matter of luck.
+    """
     model, found, batch = saved(kind, tmp_path)
     objective = found.config.data.objective
     exact = torch_models.measured(model, batch, objective)
     model.to(torch.bfloat16).save_pretrained(tmp_path / 'bfloat16')
     rough = torch_models.measured(model, batch, objective)
     ours = measured(tmp_path / 'bfloat16', batch, dtype='bfloat16')
-    for name in ('logits', 'hidden/encoder', 'hidden/decoder'):
-        if name in exact:
-            theirs, mine = (differences(exact | {name: each[name]}, exact, batch)[name]
-                            for each in (rough, ours))
-            assert 0 < mine <= max(1.5 * theirs, 0.02), name
+    for name in exact.keys() & {'logits', 'hidden/encoder', 'hidden/decoder'}:
+        truth, *others = (only_real(name, each[name], batch) for each in (exact, rough, ours))
+        theirs, mine = (np.sqrt(np.square(other - truth).mean()) for other in others)
+        assert 0 < mine <= 2 * theirs, name
 
 
 @pytest.mark.parametrize('kind', sorted(
