@@ -11,7 +11,7 @@ from xformer.console import say
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('model', None, f'run folder, or Hugging Face folder '
+    flags.DEFINE_string('model', None, 'run folder, or Hugging Face folder '
                         f'({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_string('checkpoint', 'best', 'best, last, a step, average-last:K or '
                         'average-best:K', flag_values=values)

@@ -72,25 +72,26 @@ class Checkpoint:
 
         Raises UserError where the file lacks a tensor, or one has another shape.
         """
-        table = self.table
-        needed = [name for path, shape in shapes.items()
-                  for name, _ in slots(table[path], path, np.broadcast_to(0, shape))]
-        missing = sorted({name for name in needed if self._found(name) is None})
+        missing = sorted({name for name in self._needed(shapes) if self._found(name) is None})
         if missing:
             raise UserError(f'{self.folder} lacks the tensor {missing[0]}'
                             + (f' and {len(missing) - 1} more' if len(missing) > 1 else '')
                             + f', which {self.name} needs; is config.json of another model?')
-        return read_arrays(table, shapes, lambda name: self.tensors[self._found(name)])
+        return read_arrays(self.table, shapes, lambda name: self.tensors[self._found(name)])
 
     def unused(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Tensors that hold parameters but have no place in the model."""
-        table = self.table
-        used = {self._found(name) for path, shape in shapes.items()
-                for name, _ in slots(table[path], path, np.broadcast_to(0, shape))}
+        used = set(map(self._found, self._needed(shapes)))
         known = [*self.tied, *(_short(name, self.family, self._bare)
                                for name in self.family.ignored)]
         return [name for name in self.tensors if name not in used
                 and not any(fnmatch.fnmatch(name, pattern) for pattern in known)]
+
+    def _needed(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """The tensors that parameters of ours, of these shapes, take."""
+        table = self.table
+        return [name for path, shape in shapes.items()
+                for name, _ in slots(table[path], path, np.broadcast_to(0, shape))]
 
     def _found(self, name: str) -> str | None:
         """The name in the file, which may be that of older files for norms."""

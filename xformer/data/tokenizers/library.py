@@ -25,7 +25,28 @@ _SPACES = {  # begin the piece after a space, or a line end or tab
     'byte_bpe': ('Ġ', 'Ċ', 'č', 'ĉ'), 'bpe': '\u2581', 'unigram': '\u2581'}
 
 
-class LibraryTokenizer:
+class ByLibrary:
+    """How the library's tokenizers cut a text, whatever their file says of special tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without the special tokens around it."""
+        return self._library.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def spans(self, text: str) -> Spans:
+        """The ids of `text` and where in it they stand."""
+        encoding = self._library.encode(text, add_special_tokens=False)
+        return Spans(encoding.ids, encoding.offsets)
+
+    def word_starts(self) -> np.ndarray:
+        """bool (V,): which ids begin a word; see the function."""
+        return word_starts(self.kind, self._names, self._continues, self.special.ids())
+
+
+class LibraryTokenizer(ByLibrary):
     """A tokenizer of the `tokenizers` library; `file` is its tokenizer.json, as that writes it.
 
     Its own handling of special tokens, truncation, padding and dropout is switched off.
@@ -52,19 +73,6 @@ class LibraryTokenizer:
         self._library.encode_special_tokens = True
         self._decoder = self._library.decoder
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without special tokens."""
-        return self._library.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def spans(self, text: str) -> Spans:
-        """The ids of `text` and where in it they stand."""
-        encoding = self._library.encode(text, add_special_tokens=False)
-        return Spans(encoding.ids, encoding.offsets)
-
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
         return names_of(ids, self._names, self.special.unk)
@@ -73,10 +81,6 @@ class LibraryTokenizer:
         """The text of `ids`; special tokens are skipped, not obeyed, but for unknown ones."""
         tokens = readable(ids, self._names, self.special)
         return self._decoder.decode(tokens) if self._decoder else ' '.join(tokens)
-
-    def word_starts(self) -> np.ndarray:
-        """bool (V,): which ids begin a word; see the function."""
-        return word_starts(self.kind, self._names, self._continues, self.special.ids())
 
 
 def word_starts(kind: str, names: Sequence[str], continues: str | None,

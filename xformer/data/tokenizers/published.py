@@ -12,11 +12,11 @@ import numpy as np
 import sentencepiece
 from tokenizers import Tokenizer
 
-from xformer.data.tokenizers.library import kind_of, word_starts
+from xformer.data.tokenizers.library import ByLibrary, kind_of
 from xformer.data.tokenizers.special import Spans, Special, known_ids
 
 
-class PublishedTokenizer:
+class PublishedTokenizer(ByLibrary):
     """A tokenizer.json with everything it says, but for truncation, padding and dropout.
 
     `file` is that of the `tokenizers` library; `special` are the roles of its tokens, which no
@@ -38,19 +38,6 @@ class PublishedTokenizer:
         self._names = _by_id(self._library.get_vocab())
         self.vocab_size = len(self._names)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without the special tokens around it."""
-        return self._library.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def spans(self, text: str) -> Spans:
-        """The ids of `text` and where in it they stand."""
-        encoding = self._library.encode(text, add_special_tokens=False)
-        return Spans(encoding.ids, encoding.offsets)
-
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
         return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
@@ -58,10 +45,6 @@ class PublishedTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens, the unknown one among them."""
         return self._library.decode([int(i) for i in ids], skip_special_tokens=True)
-
-    def word_starts(self) -> np.ndarray:
-        """bool (V,): which ids begin a word; see `library.word_starts`."""
-        return word_starts(self.kind, self._names, self._continues, self.special.ids())
 
 
 class MarianTokenizer:
