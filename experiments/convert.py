@@ -5,9 +5,9 @@
 
 A Hugging Face folder has config.json, the parameters in float32 and the tokenizer's files; where
 PyTorch and transformers are installed, its outputs are compared with the run's and the largest
-difference is printed. Every command but evaluate, and train.init_from, read Hugging Face folders
-as they are; a run folder made of one holds a single checkpoint that nothing was measured of, so
-give --checkpoint=last with it.
+difference is printed. Every command, and train.init_from, read Hugging Face folders as they are; a
+run folder made of one holds a single checkpoint that nothing was measured of, so give
+--checkpoint=last with it.
 """
 
 import functools
@@ -58,12 +58,17 @@ def main(argv: list[str]) -> None:
 def _write_checkpoint(run, folder: Path, family: str | None) -> str:
     """Returns the name of the architecture."""
     from xformer.interop.folder import CONFIG, write_checkpoint
+    from xformer.interop.generation import write_generation
     from xformer.interop.tokenizer_export import write_tokenizers
     config = run.config
     labels = run.tokenizers.labels if config.data.objective in CHOOSING else ()
-    name = write_checkpoint(folder, config, _arrays(run), family, labels)
+    name, unsaid = write_checkpoint(folder, config, _arrays(run), family, labels)
     model_type = json.loads((folder / CONFIG).read_text())['model_type']
     write_tokenizers(run.tokenizers, folder, model_type)
+    if config.model.family != 'encoder':
+        unsaid += write_generation(folder, config)
+    if unsaid:
+        say(f'what the folder cannot say: {", ".join(unsaid)}')
     if config.data.lowercase_source:
         say('this run lower-cases its texts (data.lowercase_source), which the folder cannot say: '
             'give it lower-cased texts')

@@ -5,23 +5,34 @@
     python -m experiments.evaluate --model=runs/g2p_quickstart --config.decode.beam_size=1
     python -m experiments.evaluate --model=runs/g2p_quickstart --input=my_pairs.tsv
     python -m experiments.evaluate --model=runs/lm_shakespeare_char --batches=20
+    python -m experiments.evaluate --model=downloads/opus-mt-en-de --input=my_pairs.tsv \\
+        --score=bleu --output=scores
 
 A model of pairs writes its output for every source, which is scored (data.score); a language
 model, masked or not, is measured by its own objective. Prints the metrics and, where there is
 one, the floor that a trivial guess reaches; writes SPLIT.json (of pairs also
-SPLIT.predictions.jsonl, of seq2seq SPLIT.alignments.jsonl and .png) under eval/ in the run folder,
-and brings report.html up to date.
+SPLIT.predictions.jsonl, of seq2seq SPLIT.alignments.jsonl and .png) to --output, for a run eval/ in
+its folder, whose report.html is brought up to date.
 """
 
 import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import Config, DataConfig, UserError, is_labelled, writes_outputs
+from xformer.config import (
+    Config,
+    DataConfig,
+    UserError,
+    is_labelled,
+    leaves,
+    override,
+    writes_outputs,
+)
 from xformer.console import counting, say
 
 
@@ -31,6 +42,12 @@ def define(values: flags.FlagValues) -> None:
                       flag_values=values)
     flags.DEFINE_string('input', None, 'a file to measure on instead: source<TAB>target, or text '
                         '(*.jsonl: JSON lines)', flag_values=values)
+    flags.DEFINE_enum('score', None, leaves()['data.score'].metadata['choices'],
+                      'metrics of outputs (default: data.score of the run; of a Hugging Face '
+                      'folder bleu)', flag_values=values)
+    flags.DEFINE_string('output', None, 'folder for the results (default: MODEL/eval; of a Hugging '
+                        'Face folder, which is left as it is, they are only printed)',
+                        flag_values=values)
     flags.DEFINE_integer('show', 0, 'also print a table of this many predictions', lower_bound=0,
                          flag_values=values)
     flags.DEFINE_integer('batches', 0, 'measure the objective on this many random batches only; '
@@ -40,32 +57,68 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=('decode',))
     config = reading.config_of(values)
-    if values.input and values['split'].present:
-        raise UserError('give either --split or --input=FILE, not both')
-    writes, labels = writes_outputs(config), is_labelled(config)
-    only_outputs = ['show', *(flag for flag in values if flag.startswith('config.decode.'))]
-    for flag in [*(['batches'] if writes or labels else []), *([] if writes else only_outputs)]:
-        if values[flag].present:
-            raise UserError(f'--{flag} has no effect on a model of model.family='
-                            f'{config.model.family} and data.objective={config.data.objective}')
+    from xformer.interop.folder import is_checkpoint
+    theirs = is_checkpoint(Path(values.model))
+    _check(config, values, theirs)
+    reading.check_output(values.output)
+    if values.score:
+        strip = config.data.score_strip if values.score == 'errors' else ''
+        config = override(config, {'data.score': values.score, 'data.score_strip': strip})
     name = f'input-{Path(values.input).stem}' if values.input else values.split
     examples = examples_of_file(values.input, config) if values.input else None
 
     run, compilations = reading.open_model(values, config)
     config = run.config
-    from xformer.report import write_report
-    from xformer.run import held_out
-    examples = examples or held_out(run.folder, name)
+    if not values.input:
+        from xformer.run import held_out
+        examples = held_out(run.folder, name)
+    writes, labels = writes_outputs(config), is_labelled(config)
     if writes or labels:
         from xformer.evaluate.inputs import fitting
         examples = fitting(examples, config, run.tokenizers)
     measure = _outputs if writes else _labels if labels else _objective
     measured = measure(run, examples, name, values, compilations)
-    result = {**measured, 'split': name, 'checkpoint': run.checkpoint,
+    result = {**measured.result, 'split': name, 'checkpoint': run.checkpoint,
               'fingerprint': run.manifest['data_fingerprint']}
-    _write(run.folder / 'eval', name, result, compilations)
     _print(result)
-    say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
+    files = {**measured.files, f'{name}.json': json.dumps(result, indent=2) + '\n',
+             f'{name}.timing.jsonl': _lines([{'event': 'compile', **row}
+                                             for row in compilations.rows])}
+    if values.output:
+        _write(Path(values.output), files)
+        say(f'results: {values.output}/{name}.json')
+    elif not theirs:
+        from xformer.report import write_report
+        _write(run.folder / 'eval', files)
+        say(f'results: {run.folder}/eval/{name}.json\nreport:  {write_report(run.folder)}')
+
+
+class Measured(NamedTuple):
+    """What SPLIT.json says, and other files: {name: content}."""
+
+    result: dict
+    files: dict[str, str | bytes] = {}
+
+
+def _check(config: Config, values: flags.FlagValues, theirs: bool) -> None:
+    """Raises UserError for flags that are missing, contradict one another or have no effect.
+    `theirs` says that the model is a Hugging Face folder."""
+    if theirs and not values.input:
+        raise UserError(f'--model={values.model} is a Hugging Face folder, which has no '
+                        f'{values.split} split; give --input=FILE')
+    if values.input and values['split'].present:
+        raise UserError('give either --split or --input=FILE, not both')
+    if config.data.objective == 'none':
+        raise UserError(f'--model={values.model} is an encoder without a head (data.objective='
+                        'none), of which nothing can be measured; experiments.embed makes vectors')
+    writes = writes_outputs(config)
+    only_outputs = ['show', 'score', *(flag for flag in values
+                                       if flag.startswith('config.decode.'))]
+    for flag in [*(['batches'] if writes or is_labelled(config) else []),
+                 *([] if writes else only_outputs)]:
+        if values[flag].present:
+            raise UserError(f'--{flag} has no effect on a model of model.family='
+                            f'{config.model.family} and data.objective={config.data.objective}')
 
 
 def examples_of_file(path: str, config: Config) -> list:
@@ -73,9 +126,9 @@ def examples_of_file(path: str, config: Config) -> list:
     from xformer.checks import FORMATS
     from xformer.data.sources import read_examples
     data = config.data
-    # a named data set says nothing of the format of other files
+    # a named data set says nothing of the format of other files, nor does a Hugging Face folder
     form = 'jsonl' if '.jsonl' in Path(path).name else \
-        FORMATS[data.objective][0] if data.dataset else data.format
+        data.format if data.train else FORMATS[data.objective][0]
     # with dev and test files of its own, nothing is held out of the training file
     data = dataclasses.replace(data, dataset='', format=form, train=path, dev=path, test=path,
                                per_label=0)
@@ -83,33 +136,34 @@ def examples_of_file(path: str, config: Config) -> list:
             for example in read_examples(data, 'train')]
 
 
-def _outputs(run, pairs: list, name: str, values, compilations) -> dict:
+def _outputs(run, pairs: list, name: str, values, compilations) -> Measured:
     """The model's outputs for all sources, scored; they are written, and of a model with
     cross-attention the alignments of some."""
     from xformer.decode.generate import Generator
     from xformer.evaluate import scores
     from xformer.evaluate.alignment import align
     from xformer.evaluate.split import evaluate_pairs, examples_of
+    from xformer.figures import draw_alignments
     config, data = run.config, run.config.data
     generator = Generator(run.model, config, run.params, compilations)
     with counting(f'decoding {name}', len(examples_of(pairs, config))) as progress:
         metrics, predictions = evaluate_pairs(pairs, config, run.tokenizers, generator, progress)
-    _write_lines(run.folder / 'eval' / f'{name}.predictions.jsonl',
-                 [row._asdict() for row in predictions])
+    files = {f'{name}.predictions.jsonl': _lines([row._asdict() for row in predictions])}
     if config.model.family == 'seq2seq':
-        _write_alignments(run.folder / 'eval', name, align(
-            [(row.source, row.prediction) for row in _spread(predictions, 6)], run.model, config,
-            run.params, run.tokenizers, compilations))
+        alignments = align([(row.source, row.prediction) for row in _spread(predictions, 6)],
+                           run.model, config, run.params, run.tokenizers, compilations)
+        files |= {f'{name}.alignments.jsonl': _lines([each.to_row() for each in alignments]),
+                  f'{name}.alignments.png': draw_alignments(alignments)}
     if values.show:
         _show(_spread(predictions, values.show), data)
     floors = scores.floor(data.score, [row.source for row in predictions],
                           [row.references for row in predictions], data)
-    return {'metrics': metrics, 'floors': floors, 'examples': len(predictions),
-            'scoring': {'score': data.score, 'strip': data.score_strip},
-            'decode': dataclasses.asdict(config.decode)}
+    return Measured({'metrics': metrics, 'floors': floors, 'examples': len(predictions),
+                     'scoring': {'score': data.score, 'strip': data.score_strip},
+                     'decode': dataclasses.asdict(config.decode)}, files)
 
 
-def _labels(run, examples: list, name: str, values, compilations) -> dict:
+def _labels(run, examples: list, name: str, values, compilations) -> Measured:
     """What the head says of every example, scored; it is written."""
     from xformer.data.sources import Labelled
     from xformer.evaluate.labels import guess, score_labels
@@ -119,13 +173,14 @@ def _labels(run, examples: list, name: str, values, compilations) -> dict:
         guesses = guess(examples, config, run.model, run.params, run.tokenizers, compilations,
                         progress, say)
     metrics, floors = score_labels(config.data.objective, examples, guesses)
-    _write_lines(run.folder / 'eval' / f'{name}.guesses.jsonl',
-                 [example._asdict() | guessed for example, guessed in zip(examples, guesses)])
-    return {'metrics': metrics, 'floors': floors, 'examples': len(examples),
-            'scoring': {'objective': config.data.objective}}
+    return Measured({'metrics': metrics, 'floors': floors, 'examples': len(examples),
+                     'scoring': {'objective': config.data.objective}},
+                    {f'{name}.guesses.jsonl': _lines([
+                        example._asdict() | guessed
+                        for example, guessed in zip(examples, guesses)])})
 
 
-def _objective(run, examples: list, name: str, values, compilations) -> dict:
+def _objective(run, examples: list, name: str, values, compilations) -> Measured:
     """The model measured by the objective it was trained on."""
     import math
 
@@ -146,9 +201,9 @@ def _objective(run, examples: list, name: str, values, compilations) -> dict:
         sentences = [sentence for document in examples for sentence in document]
         metrics['bits_per_byte'] = bits / sum(len(sentence.encode()) for sentence in sentences)
         metrics['bits_per_character'] = bits / sum(map(len, sentences))
-    return {'metrics': metrics, 'floors': floors, 'examples': counted,
-            'scoring': {'objective': data.objective, 'labels': labels,
-                        'batches': values.batches or 'all'}}
+    return Measured({'metrics': metrics, 'floors': floors, 'examples': counted,
+                     'scoring': {'objective': data.objective, 'labels': labels,
+                                 'batches': values.batches or 'all'}})
 
 
 def _spread(rows: list, count: int) -> list:
@@ -156,24 +211,11 @@ def _spread(rows: list, count: int) -> list:
     return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
 
 
-def _write_alignments(folder: Path, name: str, alignments) -> None:
-    from xformer.figures import draw_alignments
-    _write_lines(folder / f'{name}.alignments.jsonl',
-                 [alignment.to_row() for alignment in alignments])
-    (folder / f'{name}.alignments.png').write_bytes(draw_alignments(alignments))
-
-
-def _write_lines(path: Path, rows: list[dict]) -> None:
+def _write(folder: Path, files: dict[str, str | bytes]) -> None:
     from xformer.train.folder import write_atomically
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, _lines(rows))
-
-
-def _write(folder: Path, name: str, result: dict, compilations) -> None:
-    from xformer.train.folder import write_atomically
-    _write_lines(folder / f'{name}.timing.jsonl',
-                 [{'event': 'compile', **row} for row in compilations.rows])
-    write_atomically(folder / f'{name}.json', json.dumps(result, indent=2) + '\n')
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
 
 
 def _lines(rows: list[dict]) -> str:

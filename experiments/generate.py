@@ -22,7 +22,7 @@ from absl import flags
 
 from experiments import cli, reading
 from xformer.checks import check_same, validate
-from xformer.config import Config, UserError, override, read_config
+from xformer.config import Config, UserError, override
 from xformer.console import counting, say
 
 TASKS = {  # settings of decoding that fit, unless they are given
@@ -58,8 +58,9 @@ def define(values: flags.FlagValues) -> None:
                          flag_values=values)
     flags.DEFINE_boolean('interactive', False, 'ask for prompts and show the output of each as it '
                          'is written', flag_values=values)
-    flags.DEFINE_string('draft', None, 'run folder of a smaller model that drafts greedy outputs '
-                        '(speculative decoding: same outputs, sooner)', flag_values=values)
+    flags.DEFINE_string('draft', None, 'run or Hugging Face folder of a smaller model that drafts '
+                        'greedy outputs (speculative decoding: same outputs, sooner)',
+                        flag_values=values)
     flags.DEFINE_integer('draft_tokens', 4, 'tokens drafted at once', lower_bound=1,
                          flag_values=values)
     flags.DEFINE_boolean('score', False, 'write log p (in nats) of given outputs instead: inputs '
@@ -240,11 +241,12 @@ def _check_lines(tokenizer) -> None:
 
 def _draft_config(values, config: Config) -> Config:
     """That of --draft. Raises UserError unless it can write for the model."""
-    from xformer.data.tokenizers import load_tokenizers
-    draft = read_config(Path(values.draft))
+    from xformer.interop.folder import config_in
+    from xformer.run import tokenizers_in
+    draft = config_in(Path(values.draft))
     check_same(['model.family', 'data.objective'], f'--draft={values.draft}', draft, 'the model',
                config)
-    theirs, ours = (load_tokenizers(Path(folder)) for folder in (values.draft, values.model))
+    theirs, ours = (tokenizers_in(Path(folder)) for folder in (values.draft, values.model))
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(f'--draft={values.draft} has another tokenizer than --model={values.model};'
                         ' give a model trained with the same')

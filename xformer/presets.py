@@ -24,8 +24,8 @@ _LLAMA = {  # Touvron et al. 2023: RMSNorm, rotary, SwiGLU, grouped queries
     'biases': False, 'init': 'gpt2', 'dropout': 0.0}
 _T5 = {  # Raffel et al. 2020
     'vocab_size': 32_128, 'activation': 'relu', 'norm': 'rms', 'norm_position': 'pre',
-    'positions': 'relative', 'embedding_scale': 'output', 'biases': False, 'init': 't5',
-    'attention_dropout': 0.1, 'activation_dropout': 0.1}
+    'positions': 'relative', 'embedding_scale': 'output', 'scale_scores': False,
+    'biases': False, 'init': 't5', 'attention_dropout': 0.1, 'activation_dropout': 0.1}
 _T5_V11 = {  # Shazeer 2020: gated, output embeddings of its own
     **_T5, 'activation': 'geglu_tanh', 'embedding_scale': 'none', 'tie_embeddings': 'inputs'}
 _BART = {  # Lewis et al. 2020; its tables of positions have 1,024 + 2 rows

@@ -11,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from xformer.config import Config, UserError, override
 from xformer.data.tokenizers import Tokenizers, load_tokenizers
-from xformer.interop.folder import is_checkpoint, open_checkpoint
+from xformer.interop.folder import Checkpoint, is_checkpoint, open_checkpoint
 from xformer.interop.tables import by_path, nested
 from xformer.interop.tokenizers import read_tokenizers
 from xformer.models import build, init_params
@@ -62,8 +62,7 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
         raise UserError(f'--checkpoint={checkpoint} is for a run; {folder} holds one set of '
                         'parameters: leave it out')
     found = open_checkpoint(folder)
-    tokenizers = replace(read_tokenizers(found.folder, found.family.model_type),
-                         labels=found.labels)
+    tokenizers = _tokenizers(found)
     config = override(config, {
         f'model.{name}': getattr(tokenizers.special, name.removesuffix('_id'))
         for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
@@ -77,6 +76,17 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
             + ', '.join(unused[:8]) + (', ...' if len(unused) > 8 else ''))
     params = nested(dict(map(_placed, found.arrays(shapes))))
     return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model, params, found.name)
+
+
+def tokenizers_in(folder: Path) -> Tokenizers:
+    """Of a run, or of a Hugging Face folder."""
+    if is_checkpoint(folder):
+        return _tokenizers(open_checkpoint(folder))
+    return load_tokenizers(folder)
+
+
+def _tokenizers(found: Checkpoint) -> Tokenizers:
+    return replace(read_tokenizers(found.folder, found.family.model_type), labels=found.labels)
 
 
 def _placed(item: tuple):

@@ -16,7 +16,8 @@ CONFIG = Config(
     model=ModelConfig(
         num_encoder_layers=3, num_decoder_layers=3, d_model=128, num_heads=4, d_ff=512,
         max_length=128, norm='rms', norm_position='pre', positions='relative',
-        embedding_scale='output', biases=False, init='t5', dropout=0.0, layers='unroll'),
+        embedding_scale='output', scale_scores=False, biases=False, init='t5', dropout=0.0,
+        layers='unroll'),
     data=DataConfig(
         objective='spans', dataset='debian_summaries+libreoffice_help_en_de',
         tokenizer='unigram', vocab_size=4000, batch_tokens=4096),

@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import cli, convert, predict, train
+from experiments import cli, convert, evaluate, generate, predict, train, visualize
 from xformer.checks import validate
 from xformer.config import Config, UserError, override, to_json
-from xformer.data.tokenizers import train_tokenizers
+from xformer.data.tokenizers import load_tokenizers, train_tokenizers
 from xformer.models import build, init_params
 from xformer.train.checkpoint import Checkpoints
 
@@ -20,6 +21,19 @@ BERT = {'model.family': 'encoder', 'model.num_encoder_layers': 2, 'model.num_dec
         'model.embedding_scale': 'none', 'model.norm_epsilon': 1e-12, 'model.num_segments': 2,
         'model.pooler': True, 'model.init': 'bert', 'data.train': 'text.tsv',
         'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3}
+GPT2 = {'model.family': 'decoder', 'model.num_encoder_layers': 0, 'model.num_decoder_layers': 2,
+        'model.d_model': 16, 'model.num_heads': 2, 'model.d_ff': 24, 'model.max_length': 24,
+        'model.norm_position': 'pre', 'model.positions': 'learned', 'model.activation': 'gelu_tanh',
+        'model.embedding_scale': 'none', 'model.norm_epsilon': 1e-5, 'model.init': 'gpt2',
+        'data.objective': 'lm', 'data.format': 'text', 'data.train': 'text.txt',
+        'decode.beam_size': 1, 'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3}
+T5 = {'model.num_encoder_layers': 2, 'model.num_decoder_layers': 2, 'model.d_model': 16,
+      'model.num_heads': 2, 'model.d_ff': 24, 'model.max_length': 24, 'model.norm': 'rms',
+      'model.norm_position': 'pre', 'model.positions': 'relative', 'model.biases': False,
+      'model.embedding_scale': 'output', 'model.scale_scores': False, 'model.activation': 'relu',
+      'model.norm_epsilon': 1e-6, 'model.init': 't5', 'model.attention_dropout': 0.1,
+      'model.activation_dropout': 0.1, 'data.train': 'pairs.tsv', 'decode.max_length': 6,
+      'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3}
 CLASSIFY = {'data.objective': 'classify', 'model.num_labels': 2}
 LABELS = '''"""Whether a text has an a."""
 from xformer.config import *
@@ -34,13 +48,15 @@ CONFIG = Config(
 
 @pytest.fixture
 def run_of(random_like, tmp_path, monkeypatch):
-    """run_of(settings, labels): the folder of a run of a small BERT that nobody trained."""
+    """run_of(settings, labels): the folder of a run of a small BERT, or of `base`, that nobody
+    trained."""
     monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
     monkeypatch.chdir(tmp_path)
 
-    def run_of(settings, labels):
-        config = override(Config(), BERT | settings)
-        tokenizers = replace(train_tokenizers(config.data, [('abcdefgh ',)]), labels=labels)
+    def run_of(settings, labels=(), base=BERT):
+        config = override(Config(), base | settings)
+        texts = ('abcdefgh ',) * (2 if config.data.objective == 'pairs' else 1)
+        tokenizers = replace(train_tokenizers(config.data, [texts]), labels=labels)
         special = tokenizers.special
         config = validate(override(config, {
             'model.vocab_size': tokenizers.vocab_size, 'model.pad_id': special.pad,
@@ -110,6 +126,81 @@ def test_training_begins_with_a_hugging_face_folder(run_of, tmp_path, capsys):
     origin = json.loads((tmp_path / 'tuned' / 'manifest.json').read_text())['init_from']
     assert origin['checkpoint'] == 'BertForMaskedLM'
     assert {'label', 'scores'} < set(answers('tuned', capsys)[0])
+
+
+def test_a_head_for_other_labels_begins_anew(run_of, tmp_path, capsys):
+    texts = [f'{x}{y}{z} {z}{x}' for x in 'abcdefgh' for y in 'abcdefgh' for z in 'abcd']
+    (tmp_path / 'labels.tsv').write_text(''.join(
+        f'{text}\t{"yes" if "a" in text else "no"}\n' for text in texts))
+    (tmp_path / 'labels.py').write_text(LABELS.replace('theirs', 'ours'))
+    run_of(CLASSIFY, ('yes', 'no'))
+    train.main(['train', '--config=labels.py', '--workdir=other'])
+    assert 'new     head/kernel' in capsys.readouterr().err
+    described = json.loads((tmp_path / 'ours' / 'tokenizers.json').read_text())
+    tokenizers = load_tokenizers(tmp_path / 'ours')
+    assert described['labels'] == ['yes', 'no']
+    replace(tokenizers, labels=('no', 'yes')).save(tmp_path / 'ours')
+    train.main(['train', '--config=labels.py', '--workdir=same'])
+    assert 'loaded  head/kernel' in capsys.readouterr().err
+
+
+def said(command, capsys, *flags):
+    capsys.readouterr()
+    command.main([command.__name__, *flags])
+    return capsys.readouterr().out
+
+
+def test_a_language_model_goes_on_alike_and_drafts_for_itself(run_of, tmp_path, capsys):
+    ours = run_of({}, base=GPT2)
+    convert.main(['convert', f'--model={ours}', '--output=theirs'])
+    assert '(GPT2LMHeadModel)' in capsys.readouterr().out
+    prompts = ('--prompt=abc', '--prompt=hgfa b', '--max_new_tokens=9')
+    expected = said(generate, capsys, f'--model={ours}', *prompts)
+    assert len(expected.splitlines()) == 2
+    assert said(generate, capsys, '--model=theirs', *prompts) == expected
+    assert said(generate, capsys, '--model=theirs', '--draft=theirs', *prompts) == expected
+    (tmp_path / 'more.txt').write_text('abcd efgh\nab a bc h\n')
+    measured = [said(evaluate, capsys, f'--model={model}', '--input=more.txt', *flags).splitlines()
+                for model, *flags in ((ours,), ('theirs', '--output=scores'))]
+    assert measured[0][1:] == measured[1][1:] and 'perplexity' in str(measured[0])
+    assert json.loads((tmp_path / 'scores' / 'input-more.json').read_text())['metrics']['nll'] > 1
+    assert not (tmp_path / 'theirs' / 'eval').exists()
+
+
+def test_a_model_of_pairs_writes_alike(run_of, tmp_path, capsys):
+    ours = run_of({'decode.length_penalty': 'length', 'decode.beam_size': 3}, base=T5)
+    convert.main(['convert', f'--model={ours}', '--output=theirs', '--family=t5'])
+    (tmp_path / 'pairs.tsv').write_text('ab\tabc\nhgf a\tdef g\n')
+    flags = ('--input=pairs.tsv', '--score=exact', '--show=2')
+    expected = said(evaluate, capsys, f'--model={ours}', *flags, '--output=first')
+    assert said(evaluate, capsys, '--model=theirs', *flags, '--output=second'
+                ).replace('T5ForConditionalGeneration', 'step 7') == expected
+    written = [[(row['source'], row['prediction']) for row in map(json.loads, (
+        tmp_path / name / 'input-pairs.predictions.jsonl').read_text().splitlines())]
+        for name in ('first', 'second')]
+    assert written[0] == written[1] and len(written[0]) == 2
+    with pytest.raises(UserError, match='theirs is a Hugging Face folder, which has no dev split'):
+        evaluate.main(['evaluate', '--model=theirs'])
+
+    for model in ours, 'theirs':
+        visualize.main(['visualize', f'--model={model}', '--prompt=ab\tabc', '--prompt=hgf a',
+                        f'--output={Path(model).name}_looks'])
+    for number in (1, 2):
+        with (np.load(tmp_path / 'ours_looks' / f'{number}.npz') as one,
+              np.load(tmp_path / 'theirs_looks' / f'{number}.npz') as other):
+            for name in one.files:
+                if one[name].dtype == np.float32:
+                    np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('objective', ['spans', 'denoise'])
+def test_pretrained_models_are_written_as_models_of_pairs(objective, run_of, tmp_path, capsys):
+    ours = run_of({'data.objective': objective, 'data.format': 'lines',
+                   'model.attention_dropout': 0.0}, base=T5)
+    convert.main(['convert', f'--model={ours}', '--output=theirs', '--family=t5'])
+    said = capsys.readouterr()
+    assert '(T5ForConditionalGeneration)' in said.out
+    assert 'what the folder cannot say: model.attention_dropout=0.0, decode.length_' in said.err
 
 
 @pytest.mark.parametrize('settings, flags, sentence', [

@@ -93,7 +93,7 @@ def test_written_and_read_again_bit_by_bit(name, tmp_path):
     written = write_checkpoint(tmp_path / 'two', found.config, params(tmp_path / 'one'),
                                found.family.model_type, found.labels)
     again = open_checkpoint(tmp_path / 'two')
-    assert written == found.name and again.labels == found.labels and not again.aside
+    assert written == (found.name, []) and again.labels == found.labels and not again.aside
     assert again.config.model == found.config.model and again.config.data == found.config.data
     assert same(params(tmp_path / 'two'), params(tmp_path / 'one'))
 

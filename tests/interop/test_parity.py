@@ -61,7 +61,7 @@ def test_written_back_bit_by_bit(kind, tmp_path):
     _, params = opened(tmp_path)
     back = tmp_path / 'back'
     back.mkdir()
-    name = write_checkpoint(back, found.config, by_path(params), found.family.model_type,
+    name, _ = write_checkpoint(back, found.config, by_path(params), found.family.model_type,
                             found.labels)
     again, info = getattr(transformers, name).from_pretrained(
         back, output_loading_info=True, attn_implementation='eager')

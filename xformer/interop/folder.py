@@ -159,7 +159,8 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
         model['num_labels'] = labels
     config = override(UNTRAINED, {f'model.{field}': value for field, value in model.items()
                                   if value is not None}
-                      | {'data.objective': objective, 'data.tokenizer': family.tokenizer})
+                      | {'data.objective': objective, 'data.tokenizer': family.tokenizer,
+                         'data.score': 'bleu' if objective == 'pairs' else Config().data.score})
     known = {*NEUTRAL, *generation.NAMES, *(option.theirs for option in family.options)}
     aside = [f'{name}={value!r}' for name, value in theirs.items()
              if name not in known and value is not None]
@@ -230,8 +231,10 @@ def _pooled(found: Checkpoint) -> dict[str, bool]:
 
 
 def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarray],
-                     model_type: str | None = None, labels: tuple[str, ...] = ()) -> str:
-    """Write config.json and the tensors; returns the name of the architecture.
+                     model_type: str | None = None, labels: tuple[str, ...] = ()
+                     ) -> tuple[str, list[str]]:
+    """Write config.json and the tensors; returns the name of the architecture, and settings of
+    training that have other values there.
 
     `params` are ours by path. Without `model_type` it is the first family that the model belongs
     to. Raises UserError if it belongs to none, or not to that one.
@@ -239,7 +242,7 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
     family = _family_of(config, model_type)
     name = _class_of(family, config)
     architecture = family.architectures[name]
-    theirs = family.complete(to_theirs(config.model, family.options))
+    theirs = family.complete(to_theirs(_explicit(config.model), family.options))
     about = {'architectures': [name], 'model_type': family.model_type, 'dtype': 'float32'}
     if labels:
         about['id2label'] = {str(i): label for i, label in enumerate(labels)}
@@ -254,17 +257,22 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
     write(folder, write_tensors(table, params))
     (folder / CONFIG).write_text(json.dumps(about | theirs, indent=2, sort_keys=True) + '\n',
                                  encoding='utf-8')
-    return name
+    again = _read_again(family, config)
+    return name, [f'model.{field}={getattr(config.model, field)}' for field in _DROPOUTS
+                  if getattr(config.model, field) != getattr(again, field)]
 
 
-_FREE = ('attention', 'layers', 'remat', 'dtype', 'init', 'pooler', 'num_labels', 'pad_id',
-         'bos_id', 'eos_id', 'tie_embeddings')  # of which a family says nothing
+_DROPOUTS = ('dropout', 'attention_dropout', 'activation_dropout')  # they change no output
+_FREE = (*_DROPOUTS, 'attention', 'layers', 'remat', 'dtype', 'init', 'pooler', 'num_labels',
+         'pad_id', 'bos_id', 'eos_id', 'tie_embeddings')  # of which a family says nothing
+
+
+_SAME_CLASS = {'regress': 'classify', 'spans': 'pairs', 'denoise': 'pairs'}  # there, of one label
 
 
 def _class_of(family: Family, config: Config) -> str | None:
-    """The architecture that learns the same, if one can with the same model; a classifier of one
-    label learns numbers."""
-    objective = 'classify' if config.data.objective == 'regress' else config.data.objective
+    """The architecture that learns the same, if one can with the same model."""
+    objective = _SAME_CLASS.get(config.data.objective, config.data.objective)
     names = [name for name, architecture in family.architectures.items()
              if architecture.objective == objective]
     return next((name for name in names if all(
@@ -284,6 +292,18 @@ def _family_of(config: Config, model_type: str | None) -> Family:
                     + '; '.join(f'{name}: {reason}' for name, reason in reasons.items()))
 
 
+def _read_again(family: Family, config: Config) -> ModelConfig:
+    """The model as a folder of the family would say it."""
+    return _explicit(ModelConfig(**{
+        **family.model, **family.architectures[_class_of(family, config)].model,
+        **to_model(to_theirs(_explicit(config.model), family.options), family.options)}))
+
+
+def _explicit(model: ModelConfig) -> ModelConfig:
+    """With the widths and numbers of heads that a 0 stands for."""
+    return replace(model, num_kv_heads=model.K, head_width=model.H, embedding_size=model.E)
+
+
 def _misfit(family: Family, config: Config) -> str | None:
     """Why the model is not of the family, or None."""
     name = _class_of(family, config)
@@ -292,13 +312,11 @@ def _misfit(family: Family, config: Config) -> str | None:
     if family.architectures[name].objective == 'classify' and not config.model.pooler:
         return 'model.pooler is False, there heads see the first token through a pooler'
     try:
-        again = {**family.model, **family.architectures[name].model,
-                 **to_model(to_theirs(config.model, family.options), family.options)}
+        again = _read_again(family, config)
     except UserError as error:
         return str(error)
     for field in fields(ModelConfig):
-        expected = again.get(field.name, field.default)
-        value = getattr(config.model, field.name)
+        expected, value = (getattr(each, field.name) for each in (again, _explicit(config.model)))
         if field.name not in _FREE and value != expected:
             return f'model.{field.name} is {value}, there {expected}'
     return None

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says of generation, as our settings of decoding.
+"""What a Hugging Face folder says of generation, as our settings of decoding, and back.
 
 It stands in generation_config.json or, in folders without that file, in config.json.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xformer.config import ModelConfig, UserError
+from xformer.config import Config, DecodeConfig, ModelConfig, UserError
 
 FILE = 'generation_config.json'
 _SAME = {'length_penalty': 'alpha', 'repetition_penalty': 'repetition_penalty',
@@ -47,7 +47,7 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
     As there, greedy unless the settings say otherwise. Theirs count what outputs of seq2seq and
     prompts begin with, which ours do not, but for GPT-2, whose prompts begin with nothing.
     """
-    begins = not (model.family == 'decoder' and model.positions == 'learned')
+    begins = _begins(model)
     beams, known = given.get('num_beams', 1), {'eos_token_id': model.eos_id}
     decode = {'strategy': 'beam', 'beam_size': beams, 'length_penalty': 'length', 'alpha': 1.0,
               'early_stopping': str(given.get('early_stopping', False)).lower()}
@@ -76,3 +76,49 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
         known['bad_words_ids'] = None  # the two are never written anyway
     return changes, [f'{name}={value}' for name, value in given.items()
                      if name not in NAMES or value != (known | _OFF).get(name, value)]
+
+
+def _begins(model: ModelConfig) -> bool:
+    """Whether theirs count a token that begins, which ours do not; GPT-2's texts have none."""
+    return not (model.family == 'decoder' and model.positions == 'learned')
+
+
+def write_generation(folder: Path, config: Config) -> list[str]:
+    """Write the settings of a model that writes; returns those that have no counterpart there."""
+    model, decode = config.model, config.decode
+    begins, aside = _begins(model), _without_counterpart(decode)
+    beams = decode.strategy == 'beam' and decode.beam_size > 1
+    given = {'pad_token_id': model.pad_id, 'eos_token_id': model.eos_id,
+             'decoder_start_token_id' if model.family == 'seq2seq' else 'bos_token_id':
+             model.bos_id, 'repetition_penalty': decode.repetition_penalty,
+             'no_repeat_ngram_size': decode.no_repeat_ngram,
+             'renormalize_logits': decode.renormalise}
+    if decode.max_new_tokens:
+        given['max_new_tokens'] = decode.max_new_tokens
+    else:
+        given['max_length'] = (decode.max_length or model.max_length) + begins
+    if decode.min_length:
+        given['min_length'] = decode.min_length - (not begins)
+    if decode.strategy == 'sample':
+        given |= {'do_sample': True} | {name: getattr(decode, name) for name in _DRAWN}
+    if beams:
+        given |= {'num_beams': decode.beam_size, 'early_stopping': {
+            'true': True, 'false': False}.get(decode.early_stopping, decode.early_stopping),
+                  'length_penalty': decode.alpha}
+    if decode.first_token >= 0:
+        given['forced_bos_token_id'] = decode.first_token
+    if decode.end_at_limit:
+        given['forced_eos_token_id'] = model.eos_id
+    (folder / FILE).write_text(json.dumps(given, indent=2, sort_keys=True) + '\n')
+    return aside
+
+
+def _without_counterpart(decode: DecodeConfig) -> list[str]:
+    """Settings that have an effect here and none there."""
+    lost = []
+    if decode.strategy == 'beam' and decode.beam_size > 1:
+        if decode.length_penalty == 'gnmt' and decode.alpha:
+            lost.append('decode.length_penalty=gnmt (it is written as length)')
+        if decode.beam_groups > 1:
+            lost.append(f'decode.beam_groups={decode.beam_groups}')
+    return lost

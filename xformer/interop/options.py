@@ -71,7 +71,7 @@ def to_theirs(model: ModelConfig, options: Sequence[Option]) -> Theirs:
             continue
         value = getattr(model, option.ours)
         try:
-            theirs[option.theirs] = option.write(value)
+            theirs.setdefault(option.theirs, option.write(value))
         except KeyError:
             raise UserError(f'model.{option.ours}={value} has no counterpart in {option.theirs}'
                             ) from None

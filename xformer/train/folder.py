@@ -128,8 +128,8 @@ def commit_of_code() -> str:
     return commit + ('+changes' if dirty else '')
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a kill, finds the old file or the new, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write so that a reader, or a kill, finds the old file or the new, never a part."""
     temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text, encoding='utf-8')
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)

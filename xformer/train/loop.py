@@ -55,6 +55,8 @@ def train(config: Config, folder: Path, start: Start | None = None,
         begun = start or teacher
         corpus = prepare(config, say, begun and begun.tokenizers)
         config = resolve(config, corpus)
+        if start and config.data.objective in CHOOSING:
+            start = start.for_labels(corpus.tokenizers.labels)
         if teacher:
             check_teacher(teacher, config, corpus.tokenizers)
         learn, dev = (make_objective(config, corpus.stores[split], corpus.tokenizers)

@@ -16,6 +16,13 @@ class Start(NamedTuple):
     params: dict
     origin: dict[str, str]
 
+    def for_labels(self, labels: tuple[str, ...]) -> 'Start':
+        """Without the head where its outputs stand for other labels, whatever their number."""
+        if self.tokenizers.labels == labels:
+            return self
+        return self._replace(params={name: part for name, part in self.params.items()
+                                     if name != 'head'})
+
 
 def merged(params: dict, given: dict) -> tuple[dict, list[tuple[str, str, int]]]:
     """`params` with those of `given` that have the same path and shape, laid out as before.

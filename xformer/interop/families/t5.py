@@ -50,6 +50,7 @@ _OPTIONS = [
     Option('num_layers', 'num_encoder_layers', 6),
     Option('num_decoder_layers', 'num_decoder_layers'),
     Option('num_heads', 'num_heads', 8),
+    Option('n_positions', 'max_length', 512),
     Option('relative_attention_num_buckets', 'relative_buckets', 32),
     Option('relative_attention_max_distance', 'relative_distance', 128),
     Option('dropout_rate', 'dropout', 0.1),
