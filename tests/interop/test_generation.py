@@ -9,12 +9,22 @@ from parity import opened
 
 from xformer.checks import validate
 from xformer.compiled import Compilations
-from xformer.config import UserError, override
+from xformer.config import Config, UserError, override
 from xformer.decode.generate import Generator
 from xformer.interop.folder import open_checkpoint
+from xformer.interop.generation import read_generation, to_config, write_generation
 from xformer.models import build
 
 ROOM = 40
+FIELDS = ('family', 'positions', 'pad_id', 'bos_id', 'eos_id', 'max_length')
+WRITTEN = {  # our settings, for a model of 40 positions
+    'greedy': {'decode.beam_size': 1, 'decode.repetition_penalty': 1.5, 'decode.min_length': 3},
+    'beam': {'decode.beam_size': 5, 'decode.alpha': 0.7, 'decode.early_stopping': 'never',
+             'decode.no_repeat_ngram': 3, 'decode.renormalise': True, 'decode.max_length': 20},
+    'new tokens': {'decode.beam_size': 2, 'decode.early_stopping': 'false',
+                   'decode.max_new_tokens': 7, 'decode.end_at_limit': True},
+    'sample': {'decode.strategy': 'sample', 'decode.beam_size': 1, 'decode.temperature': 0.7,
+               'decode.top_k': 9, 'decode.top_p': 0.8, 'decode.min_p': 0.1}}
 KINDS = {'GPT2LMHeadModel': {'n_positions': ROOM},
          'LlamaForCausalLM grouped': {'max_position_embeddings': ROOM},
          # transformers' caches have room for as many decoder layers as there are in the encoder
@@ -131,3 +141,31 @@ def test_a_file_that_is_damaged(text, tmp_path):
     (tmp_path / 'generation_config.json').write_text(text)
     with pytest.raises(UserError, match='.+'):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('model', [
+    {'model.family': 'decoder', 'model.positions': 'learned'},
+    {'model.family': 'decoder', 'model.positions': 'rotary'}, {}])
+@pytest.mark.parametrize('settings', WRITTEN)
+def test_settings_are_read_as_they_were_written(settings, model, tmp_path):
+    config = override(Config(), model | WRITTEN[settings] | {
+        'model.pad_id': 0, 'model.bos_id': 1, 'model.eos_id': 2, 'model.max_length': ROOM,
+        'decode.length_penalty': 'length'} | (
+            {} if model else {'decode.first_token': 4}))
+    assert write_generation(tmp_path, config) == []
+    changes, aside = to_config(read_generation(tmp_path, {}), config.model)
+    assert not aside
+    again = override(override(Config(), {f'model.{name}': getattr(config.model, name)
+                                         for name in FIELDS}), changes)
+    unlimited = not (config.decode.max_length or config.decode.max_new_tokens)
+    expected = {'decode.max_length': ROOM} if unlimited else {}
+    if config.decode.beam_size == 1:  # of one hypothesis these say nothing
+        expected |= {f'decode.{name}': getattr(again.decode, name)
+                     for name in ('alpha', 'early_stopping', 'length_penalty', 'beam_size')}
+    assert again == override(config, expected)
+
+
+def test_what_settings_cannot_say_is_told(tmp_path):
+    config = override(Config(), {'decode.beam_groups': 2})
+    assert write_generation(tmp_path, config) == [
+        'decode.length_penalty=gnmt (it is written as length)', 'decode.beam_groups=2']
