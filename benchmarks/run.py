@@ -40,6 +40,7 @@ SUITES = {
                    needs=('torch', 'transformers', 'sentence_transformers'), repeats=5),
     'quality-time': Suite(TORCH, repeats=3),
     'long': Suite(('sdpa',), needs=('torch',), repeats=3),
+    'load': Suite(('eager',), repeats=5),
     'start': Suite((), needs=(), repeats=5),
     'data': Suite((), needs=(), repeats=3),
 }

@@ -67,15 +67,20 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
         f'model.{name}': getattr(tokenizers.special, name.removesuffix('_id'))
         for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
     model = build(config)
-    shapes = {path: leaf.shape for path, leaf in by_path(_shapes(model)).items()}
     if found.aside:
         say(f'{found.folder} says what is neither understood nor needed here, and left aside: '
             + ', '.join(found.aside))
+    return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model,
+               read_checkpoint(found, model, say), found.name)
+
+
+def read_checkpoint(found: Checkpoint, model: nn.Module, say: Callable[[str], None]) -> dict:
+    """The parameters of a Hugging Face folder, on the first device."""
+    shapes = {path: leaf.shape for path, leaf in by_path(_shapes(model)).items()}
     if unused := found.unused(shapes):
-        say(f'{found.name} has no place for {len(unused)} tensors of {folder}: '
+        say(f'{found.name} has no place for {len(unused)} tensors of {found.folder}: '
             + ', '.join(unused[:8]) + (', ...' if len(unused) > 8 else ''))
-    params = nested(dict(map(_placed, found.arrays(shapes))))
-    return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model, params, found.name)
+    return nested(dict(map(_placed, found.arrays(shapes))))
 
 
 def tokenizers_in(folder: Path) -> Tokenizers:
