@@ -44,10 +44,11 @@ def _leave(sentence: str, code: int) -> None:
 
 
 def parse(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
-          sections: tuple[str, ...]) -> flags.FlagValues:
+          sections: tuple[str, ...], arguments: list[str] | None = None) -> flags.FlagValues:
     """The values of the flags that `define` declares, and of --config.SECTION.*.
 
-    Answers --help and exits. Raises UserError for an unknown flag, a bad value, a stray argument.
+    What is no flag is added to `arguments`, if there are to be any. Answers --help and exits.
+    Raises UserError for an unknown flag, a bad value, a stray argument.
     """
     for argument in argv:
         if any('\ud800' <= character <= '\udfff' for character in argument):
@@ -75,8 +76,10 @@ def parse(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
     for name in values:
         if values[name].present and values[name].value == '' and not name.startswith('config.'):
             raise UserError(f'--{name} is empty; give it a value, or leave it out')
-    if rest:
+    if rest and arguments is None:
         raise UserError(f'unexpected argument {rest[0]!r}; every option is given as --name=value')
+    if arguments is not None:
+        arguments += rest
     for name in values:
         if values[name].value is None and (values[name].help or '').endswith(f'({REQUIRED})'):
             raise UserError(f'--{name} is missing: {values[name].help}; see --help')

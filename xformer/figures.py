@@ -1,6 +1,6 @@
 """Pictures as PNG bytes: matplotlib without pyplot, which would hold global state."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -140,6 +140,63 @@ def draw_entropies(entropies: dict[str, np.ndarray]) -> bytes:
             axes.text(head, layer, f'{value:.2f}', ha='center', va='center', fontsize=7,
                       color='black' if value > most / 2 else 'white')
     return _png(figure)
+
+
+def draw_bars(title: str, unit: str, bars: dict[str, float]) -> bytes:
+    """PNG of horizontal bars, the first on top."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(6.6, 0.3 * len(bars) + 0.9), layout='constrained')
+    axes = figure.subplots()
+    axes.barh(range(len(bars)), list(bars.values()))
+    axes.set_yticks(range(len(bars)), list(bars), fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit, fontsize=8)
+    axes.set_title(title, fontsize=10)
+    return _png(figure)
+
+
+def draw_parallel(columns: dict[str, Sequence[float | str | None]], results: Sequence[float],
+                  unit: str, log: Collection[str] = ()) -> bytes:
+    """PNG of a line for each trial through its settings, a column each, to its result on the right;
+    the smaller that is, the darker. Numbers are spaced as they are, by the logarithm in the columns
+    of `log`, texts evenly; where a trial has none the line stops."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(1.5 * (len(columns) + 1) + 1, 3.6), layout='constrained')
+    axes = figure.subplots()
+    heights = [_heights(values, name in log) for name, values in columns.items()]
+    heights.append(_heights(results, False))
+    colours = colormaps['viridis'](np.array(heights[-1][0], float))
+    for trial, colour in enumerate(colours):
+        axes.plot([column[0][trial] for column in heights], color=colour, alpha=0.7, linewidth=1)
+    for x, (_, marks) in enumerate(heights):
+        axes.axvline(x, color='grey', linewidth=0.8)
+        for height, text in marks:
+            axes.text(x + 0.03, height, text, fontsize=7, va='center', parse_math=False)
+    names = [name.replace(', ', ',\n') for name in columns]
+    axes.set_xticks(range(len(heights)), [*names, unit], fontsize=8, parse_math=False)
+    axes.set_yticks([])
+    axes.set_xlim(-0.1, len(heights) - 0.5)
+    for side in ('top', 'right', 'left', 'bottom'):
+        axes.spines[side].set_visible(False)
+    return _png(figure)
+
+
+def _heights(values: Sequence, log: bool) -> tuple[list[float], list[tuple[float, str]]]:
+    """(height of each value from 0 to 1, nan for None; (height, text) of marks)."""
+    known = [value for value in values if value is not None]
+    if not all(isinstance(value, (int, float)) for value in known):
+        kinds = sorted(set(map(str, known)))
+        at = {kind: (i + 0.5) / len(kinds) for i, kind in enumerate(kinds)}
+        return ([np.nan if value is None else at[str(value)] for value in values],
+                [(height, kind) for kind, height in at.items()])
+    scaled = np.array([np.nan if value is None else value for value in values], float)
+    scaled = np.log(scaled) if log else scaled
+    low, high = np.nanmin(scaled), np.nanmax(scaled)
+    marks = np.linspace(low, high, 3 if high > low else 1)
+    texts = [f'{np.exp(mark) if log else mark:.3g}' for mark in marks]
+    return (list((scaled - low) / ((high - low) or 1.0)),
+            list(zip(np.linspace(0, 1, len(marks)), texts)))
 
 
 def _flow(sizes: Sequence[tuple[float, float]], page: float

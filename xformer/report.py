@@ -1,10 +1,9 @@
 """report.html: what a run folder says about itself, on one page that needs nothing else."""
 
-import base64
 import html
 import json
 import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from xformer.config import (
 )
 from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
+from xformer.page import page, paragraph, picture, table
 from xformer.train.flops import FORMULA
 from xformer.train.folder import write_atomically
 from xformer.train.telemetry import read_rows
@@ -40,12 +40,9 @@ def write_report(run_folder: Path) -> Path:
     config = read_config(run_folder)
     metrics = read_rows(run_folder / 'metrics.jsonl')
     results = [_read_json(path) for path in sorted((run_folder / 'eval').glob('*.json'))]
-    name = html.escape(run_folder.resolve().name)
-    body = ''.join(f'<section><h2>{title}</h2>\n{content}</section>\n'
-                   for title, content in _sections(run_folder, config, metrics, results))
     path = run_folder / 'report.html'
-    write_atomically(path, f'{_HEAD}<title>{name}</title>\n<body>\n<h1>{name}</h1>\n'
-                           f'{_headline(config, metrics, results)}{body}</body>\n</html>\n')
+    write_atomically(path, page(run_folder.resolve().name, _headline(config, metrics, results),
+                                _sections(run_folder, config, metrics, results)))
     return path
 
 
@@ -68,7 +65,7 @@ def _sections(run_folder: Path, config: Config, metrics: list[dict], results: li
     yield 'Configuration', _configuration(config)
     manifest = run_folder / 'manifest.json'
     yield 'Origin', (_origin(_read_json(manifest)) if manifest.exists() else
-                     _paragraph('There is no manifest.json.'))
+                     paragraph('There is no manifest.json.'))
 
 
 def _read_json(path: Path) -> dict:
@@ -86,14 +83,14 @@ def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:
                 if '_' not in name and not isinstance(value, str)}
         listed = ', '.join(f'{name} {plain(name, value).strip()}' for name, value in main.items())
         parts.append(f'{result["split"]}: {listed}')
-    return _paragraph(' · '.join(parts), 'headline')
+    return ' · '.join(parts)
 
 
 # Sections
 
 def _curves(metrics: list[dict]) -> str:
     if not metrics:
-        return _paragraph('No step has been logged yet.')
+        return paragraph('No step has been logged yet.')
     name, title, unit = ('nll', 'Negative log-likelihood', 'nats') if 'nll' in metrics[0] else \
         ('loss', 'Squared error', 'mean over examples')
     dev = [row for row in metrics if f'dev/{name}' in row]
@@ -110,19 +107,19 @@ def _curves(metrics: list[dict]) -> str:
                        size=(4.2, 2.5), log=False)
     norm = draw_curves('Gradient norm', 'L2 norm', {'norm': _curve(metrics, 'grad_norm')},
                        size=(4.2, 2.5), log=True)
-    return (_paragraph(f'{lowest}Label smoothing is left out of these curves.')
-            + _picture(likelihood, f'{title} over steps', 'chart')
-            + '<div class="pair">' + _picture(rate, 'Learning rate over steps', 'chart')
-            + _picture(norm, 'Gradient norm over steps', 'chart') + '</div>\n')
+    return (paragraph(f'{lowest}Label smoothing is left out of these curves.')
+            + picture(likelihood, f'{title} over steps', 'chart')
+            + '<div class="pair">' + picture(rate, 'Learning rate over steps', 'chart')
+            + picture(norm, 'Gradient norm over steps', 'chart') + '</div>\n')
 
 
 def _results(results: list[dict]) -> str:
     if not results:
-        return _paragraph('Not evaluated yet.')
+        return paragraph('Not evaluated yet.')
     rates = ('per: edits (insertions, deletions, substitutions) ÷ tokens of the references. wer: '
              'share of outputs that are wrong. Of several references the nearest counts; in _first '
              'the first. Characters in strip are disregarded; in _marked they count.')
-    parts = [_paragraph(
+    parts = [paragraph(
         'Beside a value stands its floor, where there is one: what a trivial guess reaches. '
         + (rates if any('per' in result['metrics'] for result in results) else ''))]
     for result in results:
@@ -132,10 +129,10 @@ def _results(results: list[dict]) -> str:
             'data fingerprint': result['fingerprint'][:12] + '…'}
         parts += [f'<h3>{html.escape(result["split"])}: {result["examples"]:,} examples</h3>\n',
                   '<div class="pair">',
-                  _table(('metric', 'value', 'floor'), [
+                  table(('metric', 'value', 'floor'), [
                       (name, plain(name, value), plain(name, result['floors'].get(name, '')))
                       for name, value in result['metrics'].items()], ('value', 'floor')),
-                  _table(('setting', 'value'), [(name, _plain(value)) for name, value
+                  table(('setting', 'value'), [(name, _plain(value)) for name, value
                                               in settings.items()]),
                   '</div>\n']
     return ''.join(parts)
@@ -156,13 +153,13 @@ def _samples(run_folder: Path, results: list[dict], kind: str, header: tuple[str
         sample = [show(rows[i]) for i in evenly]
         rights = [right for *_, right in sample]
         counted = '' if None in rights else f'; {rights.count(False)} of them wrong'
-        parts += [f'<h3>{html.escape(result["split"])}</h3>\n', _paragraph(
-            f'{len(sample)} of {len(rows):,} {noun}, evenly spaced{counted}.'), _table(
+        parts += [f'<h3>{html.escape(result["split"])}</h3>\n', paragraph(
+            f'{len(sample)} of {len(rows):,} {noun}, evenly spaced{counted}.'), table(
             ('', *header),
             [({True: '✓ right', False: '✗ wrong', None: ''}[right], *cells)
              for *cells, right in sample],
             ('score',), marked={i for i, right in enumerate(rights) if right is False})]
-    return ''.join(parts) or _paragraph(f'There are no {kind} yet.')
+    return ''.join(parts) or paragraph(f'There are no {kind} yet.')
 
 
 def _prediction(row: dict, data: DataConfig) -> tuple[str, str, str, str, bool]:
@@ -188,18 +185,18 @@ def _alignments(run_folder: Path, results: list[dict]) -> str:
     pictures = [run_folder / 'eval' / f'{result["split"]}.alignments.png' for result in results]
     pictures = [path for path in pictures if path.exists()]
     if not pictures:
-        return _paragraph('There are no alignments yet.')
-    return _paragraph(
+        return paragraph('There are no alignments yet.')
+    return paragraph(
         'Each row is one output token, from top to bottom as they were written; the darker a cell, '
         'the more the decoder attended to that input token when it wrote it. A dark diagonal means '
         'that the input is read in order.'
-    ) + ''.join(_picture(path.read_bytes(), 'Cross-attention heat maps') for path in pictures)
+    ) + ''.join(picture(path.read_bytes(), 'Cross-attention heat maps') for path in pictures)
 
 
 def _speed(timing: list[dict]) -> str:
     stretches = [row for row in timing if 'event' not in row]
     if not stretches:
-        return _paragraph('No step has been timed yet.')
+        return paragraph('No step has been timed yet.')
     compilations = [row for row in timing if row.get('event') == 'compile']
     restarts = sum(row.get('event') == 'start' for row in timing) - 1
     total = sum(row['seconds'] for row in stretches)
@@ -208,15 +205,15 @@ def _speed(timing: list[dict]) -> str:
         ('checkpoints', 'checkpoint'))}
     spent = {'training steps': total - sum(spent.values()), **spent, 'total': total}
     speed = statistics.median(row['tokens_per_second'] for row in stretches)
-    return _paragraph(
+    return paragraph(
         f'{total / 60:,.1f} minutes of training, {_count(restarts, "restart")}'
         f'{" (steps done twice count twice)" if restarts else ""}; median speed {speed:,.0f} '
         f'tokens/s; {_count(len(compilations), "compilation")}; peak memory {_memory(stretches)}.'
-    ) + _paragraph(_flops(stretches)) + '<div class="pair">' + _table(
+    ) + paragraph(_flops(stretches)) + '<div class="pair">' + table(
         ('where time went', 'seconds', 'share'),
         [(what, f'{seconds:,.1f}', f'{seconds / total:.1%}') for what, seconds in spent.items()],
         ('seconds', 'share')
-    ) + _table(
+    ) + table(
         ('compiled function', 'shapes', 'seconds'),
         [(row['function'], ', '.join(row['shapes']), f'{row["seconds"]:,.1f}')
          for row in compilations], ('seconds',)) + '</div>\n'
@@ -241,8 +238,8 @@ def _flops(stretches: list[dict]) -> str:
 def _configuration(config: Config) -> str:
     changes = diff(Config(), config)
     flat = to_flat(config)
-    return _paragraph(f'{_count(len(changes), "field")} of {len(flat)} differ from the default, '
-                      'marked ≠.') + _table(
+    return paragraph(f'{_count(len(changes), "field")} of {len(flat)} differ from the default, '
+                      'marked ≠.') + table(
         ('field', 'value', 'default', 'meaning'),
         [(name, _plain(value), f'≠ {_plain(changes[name][0])}' if name in changes else '',
           leaves()[name].metadata['meaning']) for name, value in flat.items()],
@@ -250,36 +247,12 @@ def _configuration(config: Config) -> str:
 
 
 def _origin(manifest: dict) -> str:
-    return _table(('what', 'value'), [(name.replace('_', ' '), _plain(value))
+    return table(('what', 'value'), [(name.replace('_', ' '), _plain(value))
                                       for name, value in manifest.items()])
 
 
 def _curve(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
     return [row['step'] for row in rows], [row[name] for row in rows]
-
-
-# Pieces of HTML: every text from outside is escaped in _table and _paragraph
-
-def _paragraph(text: str, kind: str = '') -> str:
-    return f'<p class="{kind}">{html.escape(text)}</p>\n'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = (),
-           marked: Collection[int] = ()) -> str:
-    """Columns named in `numbers` are set flush right, rows whose index is in `marked` tinted."""
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return ''.join(f'<{tag}{" class=number" if name in numbers else ""}>{html.escape(cell)}'
-                       f'</{tag}>' for name, cell in zip(header, cells, strict=True))
-    body = ''.join(f'<tr{" class=marked" if i in marked else ""}>{line("td", row)}</tr>\n'
-                   for i, row in enumerate(rows))
-    return (f'<div class="scroll"><table>\n<thead><tr>{line("th", header)}</tr></thead>\n'
-            f'<tbody>\n{body}</tbody>\n</table></div>\n')
-
-
-def _picture(png: bytes, description: str, kind: str = '') -> str:
-    width = int.from_bytes(png[16:20], 'big') // 2  # the header's; shown at half size
-    return (f'<div class="scroll card {kind}"><img width="{width}" alt="{description}" '
-            f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>\n')
 
 
 def _plain(value: Any) -> str:
@@ -292,35 +265,3 @@ def _plain(value: Any) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f'{number} {noun}{"" if number == 1 else "s"}'
-
-
-# The policy forbids scripts and anything that is not in the page itself.
-_HEAD = '''<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<style>
-:root { color-scheme: light dark; --text: #1f2328; --soft: #656d76; --page: #fff;
-        --line: #d8dee4; --mark: #fff4d6; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6edf3; --soft: #9198a1; --page: #0d1117; --line: #30363d; --mark: #3a2f12; }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
-       max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1 { margin: .5rem 0 0; } h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
-.headline { font-size: 1.15rem; margin-top: .25rem; } p { margin: .5rem 0; }
-.pair { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
-.pair > * { flex: 0 1 auto; min-width: 0; } .pair > .chart { flex: 1 1 18rem; }
-.scroll { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .5rem;
-         border-bottom: 1px solid var(--line); overflow-wrap: normal; }
-th { color: var(--soft); font-weight: 600; } .number { text-align: right; }
-td:first-child { white-space: nowrap; }
-.marked { background: var(--mark); } .marked td:first-child { font-weight: 600; }
-.card { background: #fff; border-radius: 6px; padding: .5rem; }
-.card img { display: block; margin: 0 auto; } .chart img { max-width: 100%; height: auto; }
-</style>
-'''

@@ -41,6 +41,15 @@ def load(spec: str) -> tuple[str, Config]:
     return f'{name}-{variant}', override(module.CONFIG, module.VARIANTS[variant])
 
 
+def space(spec: str) -> str | None:
+    """What a sweep of it varies: SPACE of the file, if it has one."""
+    path = Path(spec)
+    if path.suffix == '.json':
+        return None
+    path = path if path.suffix == '.py' else FOLDER / f'{spec.partition(":")[0]}.py'
+    return getattr(_module(path), 'SPACE', None)
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding='utf-8')

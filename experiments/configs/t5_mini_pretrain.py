@@ -3,7 +3,7 @@
 3 + 3 layers, 128 wide, relative position bias, RMSNorm, no biases in linear maps, 4,000 unigram
 pieces and 100 sentinels; 15 % of the tokens hidden in spans of 3.
 
-About 11 minutes on 2 CPU cores. Dev, seed 0: 38.5 % of the tokens of the targets, where always the
+About 11 minutes on 2 CPU cores. Dev, seed 0: 37.8 % of the tokens of the targets, where always the
 most frequent one is 5.9 %.
 
     python -m experiments.train --config=t5_mini_pretrain
@@ -21,8 +21,9 @@ CONFIG = Config(
     data=DataConfig(
         objective='spans', dataset='debian_summaries+libreoffice_help_en_de',
         tokenizer='unigram', vocab_size=4000, batch_tokens=4096),
-    optim=OptimConfig(optimizer='adamw', schedule='cosine', peak_learning_rate=2e-3,
-                      warmup_steps=200, clip_norm=1.0, label_smoothing=0.0),
+    # Adafactor steps in proportion to the size of each matrix, as T5's large embeddings need
+    optim=OptimConfig(optimizer='adafactor', schedule='cosine', peak_learning_rate=3e-2,
+                      warmup_steps=100, label_smoothing=0.0),
     train=TrainConfig(steps=2400, log_every=20, eval_every=500, save_every=500),
 )
 

@@ -68,6 +68,18 @@ def only_writer(folder: Path) -> Iterator[None]:
             raise
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is training there."""
+    try:
+        with open(folder / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
                   origins: dict[str, dict | None]) -> None:
     """Write what the run is: config, tokenizers, held-out texts, manifest. Idempotent.

@@ -210,6 +210,13 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def best_row(rows: list[dict], best_by: str) -> dict | None:
+    """The first row of metrics.jsonl that `best_by`, dev/METRIC:min or :max, calls the best."""
+    name, direction = best_by.split(':')
+    sign = 1 if direction == 'min' else -1
+    return min((row for row in rows if name in row), key=lambda row: sign * row[name], default=None)
+
+
 def _reopen(path: Path, step: int):
     """`path` for appending, without the rows beyond `step`."""
     kept = [row for row in read_rows(path) if row['step'] <= step]

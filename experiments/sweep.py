@@ -1,0 +1,125 @@
+"""Train a configuration many times with other settings, and find the best.
+
+    python -m experiments.sweep --config=lm_shakespeare_char --trials=20 --sampler=tpe \\
+        --space='optim.peak_learning_rate = log 1e-4 .. 1e-2; model.dropout = 0 .. 0.3'
+    python -m experiments.sweep --config=lm_shakespeare_char --seeds=3 \\
+        --space='model.positions = learned | rotary | none'
+    python -m experiments.sweep --config=my_experiment.py --workers=4 --pruner=median --trials=50 \\
+        --sampler=random --storage=postgresql://sweeper@host/sweeps
+
+--space, or SPACE of the configuration's file, has a line for each setting, or several parted by
+semicolons:
+
+    optim.peak_learning_rate = log 1e-4 .. 1e-2
+    optim.warmup_steps = 0 .. 400 step 100
+    model.positions = sinusoidal | learned | rotary
+    model.d_model, model.d_ff = 128, 512 | 256, 1024        these change together
+    model.rotary_base = 100 | 10000 if model.positions = rotary
+
+Every trial is ordinary runs, one for each seed, in WORKDIR/trials. Stop the sweep, or have it
+killed, and the same command goes on. The same command on other machines helps, where --storage is a
+database that all of them reach. WORKDIR/sweep.html and sweep.csv say what was found.
+"""
+
+import signal
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, configs
+from experiments.train import SECTIONS
+from xformer.config import Config, Ending, UserError
+from xformer.console import say
+
+
+class Stopped(Ending):
+    exit_code = 75
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string('config', None, f'NAME, NAME:variant, or a .py or .json file '
+                        f'({cli.REQUIRED})', flag_values=values)
+    flags.DEFINE_string('workdir', None, 'folder of the sweep, whose name is its name in a '
+                        'database (default: runs/NAME-sweep)', flag_values=values)
+    flags.DEFINE_string('space', None, 'what is varied (default: SPACE of the file)',
+                        flag_values=values)
+    flags.DEFINE_integer('trials', None, 'how many (default: the whole grid)', lower_bound=1,
+                         flag_values=values)
+    flags.DEFINE_integer('seeds', 1, 'runs of each trial, with seeds that follow train.seed',
+                         lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('workers', 1, 'trials at once, which share the processors',
+                         lower_bound=1, flag_values=values)
+    flags.DEFINE_enum('sampler', 'grid', ['grid', 'random', 'tpe'], 'how settings are chosen: all, '
+                      'at random, or by what was found so far', flag_values=values)
+    flags.DEFINE_enum('pruner', 'none', ['none', 'median', 'hyperband'], 'which trials end early: '
+                      'those worse than the median at the same step, or by successive halving',
+                      flag_values=values)
+    flags.DEFINE_string('metric', None, 'dev/NAME:min or :max, as training or experiments.evaluate '
+                        'measures it (default: train.best_by)', flag_values=values)
+    flags.DEFINE_integer('sampler_seed', 0, 'of --sampler=random', flag_values=values)
+    flags.DEFINE_string('storage', None, "URL of a database, as Optuna's (default: a journal in "
+                        'the folder)', flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, f'{__doc__}\nExperiments: {", ".join(configs.names())}', define,
+                       sections=SECTIONS)
+    name, config = configs.load(values.config)
+    config = cli.changed(config, values)
+    text = values.space or configs.space(values.config)
+    if not text:
+        raise UserError(f'--space is missing, and {values.config} has no SPACE; see --help')
+    folder = Path(values.workdir or f'runs/{name}-sweep')
+    plan = _plan(config, text, values)
+
+    from xformer.sweep.report import write_report
+    from xformer.sweep.study import join, storage_of
+    from xformer.sweep.trial import Runner, prepare_folder, work_together
+    if values.storage is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep = join(plan, storage_of(values.storage, folder), folder.resolve().name)
+    prepare_folder(folder, sweep)
+    say(f'{plan.trials:,} trials of {plan.seeds} {"seed" if plan.seeds == 1 else "seeds"}, '
+        f'{plan.metric}: {folder}')
+    runner = Runner(sweep, folder, say)
+    stopped = []
+
+    def stop(number, frame) -> None:
+        stopped.append(signal.Signals(number).name)
+        runner.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with sweep.beating():
+        work_together(runner, values.workers)
+    say(f'report: {write_report(sweep, folder)}')
+    if stopped:
+        raise Stopped(f'stopped by {stopped[0]}, and saved; the same command goes on')
+
+
+def _plan(config: Config, text: str, values: flags.FlagValues):
+    from xformer.sweep.space import grid, parse_space
+    from xformer.sweep.study import Plan
+    space = parse_space(text, config)
+    metric = values.metric or config.train.best_by
+    if not metric.startswith('dev/') or metric.rpartition(':')[2] not in ('min', 'max'):
+        raise UserError(f'--metric={metric} must be dev/NAME:min or dev/NAME:max')
+    for flag in ('sampler_seed',):
+        if values[flag].present and values.sampler != 'random':
+            raise UserError(f'--{flag} has no effect with --sampler={values.sampler}')
+    if values.sampler == 'grid':
+        size = len(grid(space, config))
+        if values.trials and values.trials > size:
+            raise UserError(f'--trials={values.trials} is more than the {size} of the grid; leave '
+                            'it out, or take another --sampler')
+        trials = values.trials or size
+    elif not values.trials:
+        raise UserError(f'--trials is missing: --sampler={values.sampler} has no end of its own')
+    else:
+        trials = values.trials
+    return Plan(config, text, space, metric, trials, values.seeds, values.sampler, values.pruner,
+                values.sampler_seed)
+
+
+if __name__ == '__main__':
+    cli.call(main)

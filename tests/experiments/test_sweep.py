@@ -1,0 +1,63 @@
+"""Sweeps of real training: a trial is the run that its command makes, stopped or not."""
+
+import csv
+import signal
+import time
+
+import pytest
+
+from experiments import sweep
+from xformer.config import UserError
+
+COMMAND = ('sweep', '--config=tiny.py', '--workdir=sweep',
+           '--space=optim.peak_learning_rate = 2e-2 | 1e-2')
+
+
+def test_a_sweep_that_is_stopped_goes_on_and_its_trials_are_ordinary_runs(
+        start, shared, trained, tmp_path):
+    (tmp_path / 'tiny.py').write_text((shared / 'tiny.py').read_text())
+    first = tmp_path / 'sweep/trials/0000/seed-0'
+    with start(*COMMAND, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 200
+        while not (first / 'metrics.jsonl').exists() or not (first / 'metrics.jsonl').read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=200)
+    assert process.returncode == 75 and 'sweep: stopped by SIGTERM' in said
+    assert '1 stopped' in (tmp_path / 'sweep/sweep.html').read_text()
+
+    with start(*COMMAND, cwd=tmp_path) as process:
+        _, said = process.communicate(timeout=200)
+    assert process.returncode == 0 and 'trial 1: dev/loss ' in said
+    assert (first / 'metrics.jsonl').read_bytes() == (trained / 'metrics.jsonl').read_bytes()
+    with open(tmp_path / 'sweep/sweep.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert {row['optim.peak_learning_rate'] for row in rows} == {'0.02', '0.01'}
+    assert [row['state'] for row in rows] == ['complete'] * 2
+    assert float(rows[0]['value']) <= float(rows[1]['value'])
+
+
+@pytest.mark.parametrize('flags, sentence', [
+    ([], '--space is missing, and tiny.py has no SPACE'),
+    (['--space=model.dropout = 0 .. 0.3'], 'is a range without a step'),
+    (['--space=model.dropout = 0 .. 0.3', '--sampler=tpe'], '--trials is missing'),
+    (['--space=model.dropout = 0 | 0.1', '--trials=3'], 'more than the 2 of the grid'),
+    (['--space=model.dropout = 0 | 0.1', '--metric=dev/per'], 'must be dev/NAME:min'),
+    (['--space=model.dropout = 0 | 0.1', '--sampler_seed=3'], '--sampler_seed has no effect'),
+    (['--space=model.dropout = 0 | 0.1', '--seeds=0'], 'seeds')])
+def test_mistakes(flags, sentence, shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tiny.py').write_text((shared / 'tiny.py').read_text())
+    with pytest.raises(UserError) as found:
+        sweep.main(['sweep', '--config=tiny.py', *flags])
+    assert sentence in str(found.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['tiny.py']
+
+
+def test_a_configuration_may_bring_its_space(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tiny.py').write_text(
+        (shared / 'tiny.py').read_text() + "\nSPACE = 'model.dropot = 0 | 0.1'\n")
+    with pytest.raises(UserError, match="no field 'model.dropot'"):
+        sweep.main(['sweep', '--config=tiny.py'])

@@ -1,0 +1,136 @@
+"""Workers share places: each is served to the end exactly once, whoever dies."""
+
+import dataclasses
+
+import pytest
+from optuna.trial import TrialState
+
+from xformer.config import Config, UserError, override
+from xformer.sweep import study
+from xformer.sweep.space import parse_space
+from xformer.sweep.study import ATTEMPTS, STOPPED, Plan, join, machine, storage_of
+
+CONFIG = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3})
+TEXT = 'optim.warmup_steps = 0 .. 30 step 10'
+
+
+def plan(**changes):
+    given = Plan(CONFIG, TEXT, parse_space(TEXT, CONFIG), 'dev/loss:min', 4, 1, 'grid', 'none', 0)
+    return dataclasses.replace(given, **changes)
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """worker(): one more that joins the same sweep."""
+    return lambda **changes: join(plan(**changes), storage_of(None, tmp_path), 'sweep')
+
+
+def place(trial):
+    return trial.user_attrs['place']
+
+
+def as_if_dead(sweep, trial, monkeypatch):
+    """The worker of the trial is of this machine, and its process is gone."""
+    sweep._mine.discard(trial._trial_id)
+    sweep.storage.set_trial_user_attr(trial._trial_id, 'worker', f'{machine()} 12345')
+    monkeypatch.setattr(study, '_runs', lambda process: process != 12345)
+
+
+def test_workers_take_all_places_and_none_twice(worker):
+    one, other = worker(), worker()
+    trials = [sweep.claim() for sweep in (one, other, one, other)]
+    assert sorted(map(place, trials)) == [0, 1, 2, 3] and one.claim() is other.claim() is None
+    assert [one.settings(trial)['optim.warmup_steps'] for trial in trials] == [0, 10, 20, 30]
+    for sweep, trial in zip((one, other, one, other), trials):
+        assert not one.finished()
+        assert sweep.end(trial, TrialState.COMPLETE, 1.0)
+    assert one.finished() and other.finished() and one.claim() is None
+
+
+def test_the_place_of_a_dead_worker_is_served_again_with_the_same_settings(worker, monkeypatch):
+    one, other = worker(trials=1), worker(trials=1)
+    first = one.claim()
+    settings = one.settings(first)
+    as_if_dead(one, first, monkeypatch)
+    again = other.claim()
+    assert again.number != first.number and other.settings(again) == settings
+    assert not one.end(first, TrialState.COMPLETE, 5.0)  # it was taken for dead
+    assert other.end(again, TrialState.COMPLETE, 2.0) and other.finished()
+    assert [trial.value for trial in other.trials()
+            if trial.state is TrialState.COMPLETE] == [2.0]
+
+
+def test_what_an_adaptive_sampler_chose_is_kept(worker, monkeypatch):
+    one, other = (worker(trials=3, sampler='tpe') for _ in range(2))
+    first = one.claim()
+    settings = one.settings(first)
+    as_if_dead(one, first, monkeypatch)
+    again = other.claim()
+    while place(again) != place(first):
+        again = other.claim()
+    assert other.settings(again) == settings
+
+
+def test_a_worker_elsewhere_is_dead_when_it_beats_no_more(worker, monkeypatch):
+    one, other = worker(trials=1), worker(trials=1)
+    trial = one.claim()
+    one.storage.set_trial_user_attr(trial._trial_id, 'worker', 'elsewhere 1')
+    clock = [0.0]
+    monkeypatch.setattr(study.time, 'monotonic', lambda: clock[0])
+    for count in range(5):
+        clock[0] += study.DEAD_SECONDS - 1
+        one.storage.set_trial_user_attr(trial._trial_id, 'beat', count)
+        assert other.claim() is None
+    clock[0] += study.DEAD_SECONDS + 1
+    assert place(other.claim()) == 0
+
+
+def test_beats_are_shown_while_it_lasts(worker, monkeypatch):
+    monkeypatch.setattr(study, 'BEAT_SECONDS', 0.01)
+    one = worker()
+    trial = one.claim()
+    with one.beating():
+        while 'beat' not in one.storage.get_trial(trial._trial_id).user_attrs:
+            pass
+        one.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        while one.is_ours(trial):
+            pass
+
+
+def test_a_place_is_given_up_after_some_deaths_or_for_a_reason_but_not_for_stops(
+        worker, monkeypatch):
+    one = worker(trials=1)
+    for _ in range(5):
+        assert one.end(one.claim(), TrialState.FAIL, reason=STOPPED) and not one.finished()
+    for _ in range(ATTEMPTS):
+        assert not one.finished()
+        as_if_dead(one, one.claim(), monkeypatch)
+    assert one.claim() is None and one.finished()
+
+
+def test_a_reason_ends_a_place_at_once(worker):
+    one = worker(trials=1)
+    assert one.end(one.claim(), TrialState.FAIL, reason='the loss is not finite')
+    assert one.claim() is None and one.finished()
+
+
+def test_of_two_trials_for_a_place_the_later_is_needless(worker):
+    one = worker(trials=1)
+    for _ in range(2):
+        one.study.enqueue_trial({'optim.warmup_steps': 0}, user_attrs={'place': 0})
+    trial = one.claim()
+    assert trial.number == 0 and one.claim() is None
+    assert one.end(trial, TrialState.COMPLETE, 1.0) and one.finished()
+    assert [len(trials) for trials in one.by_place()] == [1]
+
+
+def test_another_plan_is_refused(worker):
+    worker()
+    with pytest.raises(UserError, match='the sweep sweep has another seeds: 1 there, 3 here'):
+        worker(seeds=3)
+
+
+def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path):
+    with pytest.raises(UserError) as found:
+        storage_of('postgresql://me:secret@nowhere.invalid/x', tmp_path)
+    assert 'secret' not in str(found.value) and '--storage=postgresql://...@now' in str(found.value)

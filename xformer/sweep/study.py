@@ -1,0 +1,277 @@
+"""The trials of a sweep, shared by any number of workers through a storage of Optuna's.
+
+A sweep has places 0 ... N - 1. Each is served by one trial; where its worker died the trial is
+marked as failed, and the place gets another with the same parameters, which goes on in the same run
+folders. A worker is alive as long as its trial's `beat` changes: journals have no heartbeat of
+their own, and one that counts needs no clocks that agree.
+"""
+
+import functools
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from xformer.config import Config, UserError
+from xformer.sweep.space import Settings, Space, draw, grid, settings_of
+
+BEAT_SECONDS = 5.0
+DEAD_SECONDS = 60.0  # without a beat
+ATTEMPTS = 3
+STOPPED = 'stopped'
+SERVED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all workers of a sweep agree on. `metric` is dev/NAME:min or :max, as train.best_by."""
+
+    config: Config
+    text: str  # of the space
+    space: Space
+    metric: str
+    trials: int
+    seeds: int
+    sampler: str
+    pruner: str
+    sampler_seed: int
+
+    def to_row(self) -> dict[str, Any]:
+        """What is compared, and shown where workers disagree."""
+        from xformer.config import to_json
+        return {'space': self.text, 'metric': self.metric, 'trials': self.trials,
+                'seeds': self.seeds, 'sampler': self.sampler, 'pruner': self.pruner,
+                'sampler_seed': self.sampler_seed, 'config': to_json(self.config)}
+
+    def params(self, place: int) -> dict[str, Any]:
+        """Those of a place, or none where the sampler chooses as it learns."""
+        if self.sampler == 'tpe':
+            return {}
+        if self.sampler == 'grid':
+            return grid(self.space, self.config)[place]
+        return draw(self.space, self.config, self.sampler_seed, place)
+
+
+def storage_of(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
+    """That of a URL, else a journal in the folder. Raises UserError where it cannot be reached."""
+    from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.pool import NullPool
+    if url is None:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(folder / 'journal.log')))
+    try:
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(
+            url, engine_kwargs={'poolclass': NullPool}))  # nothing stays open between questions
+    except Exception as error:  # of any database driver
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f'cannot use --storage={_without_password(url)} ({reason}); check the URL '
+                        "and that its driver is installed: pip install 'xformer[postgres]'"
+                        ) from None
+
+
+def _without_password(url: str) -> str:
+    before, at, after = url.rpartition('@')
+    return f'{before.partition(":")[0]}://...@{after}' if at else url
+
+
+@dataclass
+class Sweep:
+    """A worker's view of the sweep; any number of threads may use it."""
+
+    study: optuna.Study
+    storage: optuna.storages.BaseStorage
+    study_id: int
+    plan: Plan
+    _mine: set[int] = field(default_factory=set)  # ids of the trials that this process serves
+    _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)  # beats, and when they came
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All there are, by number."""
+        return self.storage.get_all_trials(self.study_id, deepcopy=False)
+
+    def by_place(self) -> list[list[FrozenTrial]]:
+        """The trials of each place, by number, without those that another made needless."""
+        found: list[list[FrozenTrial]] = [[] for _ in range(self.plan.trials)]
+        for trial in self.trials():
+            if not trial.user_attrs.get('needless'):
+                found[trial.user_attrs['place']].append(trial)
+        return found
+
+    def claim(self) -> optuna.Trial | None:
+        """A trial to serve, that nobody else serves; None if there is none now."""
+        with self._lock:
+            self._bury()
+            self._fill()
+            for trial in self.trials():
+                if trial.state is TrialState.WAITING and self._take(trial):
+                    self._mine.add(trial._trial_id)
+                    return optuna.Trial(self.study, trial._trial_id)
+        return None
+
+    def _take(self, trial: FrozenTrial) -> bool:
+        others = [other for other in self.by_place()[trial.user_attrs['place']]
+                  if other.number < trial.number and (
+                      other.state in SERVED or other.state is TrialState.WAITING)]
+        try:
+            if others:
+                self.storage.set_trial_user_attr(trial._trial_id, 'needless', True)
+                self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                return False
+            if not self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                return False
+        except UpdateFinishedTrialError:  # another worker was first
+            return False
+        self.storage.set_trial_user_attr(trial._trial_id, 'worker', f'{machine()} {os.getpid()}')
+        return True
+
+    def _bury(self) -> None:
+        """Mark the trials of workers that died as failed."""
+        for trial in self.trials():
+            if trial.state is TrialState.RUNNING and self._is_dead(trial):
+                try:
+                    self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                except UpdateFinishedTrialError:
+                    continue  # another worker was first
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        where, _, process = trial.user_attrs.get('worker', '').rpartition(' ')
+        if trial._trial_id in self._mine:
+            return False
+        if where == machine() and not _runs(int(process)):
+            return True
+        beat, now = trial.user_attrs.get('beat'), time.monotonic()
+        seen, since = self._seen.setdefault(trial._trial_id, (beat, now))
+        if seen != beat:
+            self._seen[trial._trial_id] = beat, now
+            return False
+        return now - since > DEAD_SECONDS
+
+    def _fill(self) -> None:
+        """A trial that waits for every place that has none to hope for."""
+        for place, trials in enumerate(self.by_place()):
+            hopeful = any(trial.state in SERVED or trial.state is TrialState.WAITING
+                          for trial in trials)
+            if not hopeful and not given_up(trials):
+                params = trials[-1].params if trials else self.plan.params(place)
+                self.study.enqueue_trial(params, user_attrs={'place': place})
+
+    def finished(self) -> bool:
+        """Whether every place is served to the end, or given up."""
+        return all(given_up(trials) or any(
+            trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+            for trials in self.by_place())
+
+    def settings(self, trial: optuna.Trial) -> Settings:
+        """What the trial sets, as its sampler chooses."""
+        return settings_of(self.plan.space, self.plan.config,
+                           lambda dimension: dimension.suggested(trial))
+
+    def end(self, trial: optuna.Trial, state: TrialState, value: float | None = None,
+            reason: str = '') -> bool:
+        """Mark a trial of ours; a failed one with a `reason` is not tried again, or, where that is
+        STOPPED, as often as it takes. False if another worker took it for dead."""
+        with self._lock:
+            self._mine.discard(trial._trial_id)
+        try:
+            if reason:
+                self.storage.set_trial_user_attr(trial._trial_id, 'reason', reason)
+            self.storage.set_trial_state_values(
+                trial._trial_id, state, None if value is None else [value])
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Show, as long as this lasts, that the trials of this process are served."""
+        done = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            while not done.wait(BEAT_SECONDS):
+                count += 1
+                for trial in list(self._mine):
+                    try:
+                        self.storage.set_trial_user_attr(trial, 'beat', count)
+                    except UpdateFinishedTrialError:  # it has ended, or was taken for dead
+                        self._mine.discard(trial)
+
+        thread = threading.Thread(target=beat, name='beat', daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def is_ours(self, trial: optuna.Trial) -> bool:
+        """Whether nobody took it for dead meanwhile."""
+        return trial._trial_id in self._mine
+
+
+def given_up(trials: list[FrozenTrial]) -> bool:
+    """Whether the trials of a place have shown that it cannot be served."""
+    failed = [trial.user_attrs.get('reason') for trial in trials
+              if trial.state is TrialState.FAIL and trial.user_attrs.get('reason') != STOPPED]
+    return any(failed) or len(failed) >= ATTEMPTS
+
+
+@functools.cache
+def machine() -> str:
+    """A name for where processes see one another by their numbers."""
+    boot, processes = Path('/proc/sys/kernel/random/boot_id'), Path('/proc/self/ns/pid')
+    if boot.exists() and processes.is_symlink():
+        return f'{boot.read_text().strip()}:{os.readlink(processes)}'
+    return socket.gethostname()
+
+
+def _runs(process: int) -> bool:
+    if Path('/proc/self/stat').exists():
+        try:
+            state = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
+        except OSError:
+            return False
+        return state != 'Z'  # killed, and not yet cleared away by its parent
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str) -> Sweep:
+    """The sweep of that name, made if there is none. Raises UserError if it has another plan."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    direction = {'min': 'minimize', 'max': 'maximize'}[plan.metric.rpartition(':')[2]]
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+        study.set_user_attr('plan', plan.to_row())
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
+    study.sampler, study.pruner = _sampler(plan), _pruner(plan)
+    there = study.user_attrs.get('plan') or plan.to_row()  # its maker may be about to say
+    for what, value in plan.to_row().items():
+        if there[what] != value:
+            raise UserError(f'the sweep {name} has another {what}: {there[what]!r} there, '
+                            f'{value!r} here; choose another --workdir, or the same to go on')
+    return Sweep(study, storage, storage.get_study_id_from_name(name), plan)
+
+
+def _sampler(plan: Plan) -> optuna.samplers.BaseSampler:
+    if plan.sampler == 'tpe':  # workers at once should not all try the same
+        return optuna.samplers.TPESampler(constant_liar=True)
+    return optuna.samplers.RandomSampler()  # asked for nothing: parameters are set beforehand
+
+
+def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
+    return {'none': optuna.pruners.NopPruner, 'median': optuna.pruners.MedianPruner,
+            'hyperband': optuna.pruners.HyperbandPruner}[plan.pruner]()
