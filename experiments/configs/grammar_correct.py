@@ -2,9 +2,10 @@
 
 27,988 sentences of LibreOffice's help with none to three mistakes each (small words exchanged,
 left out or doubled, words out of order, letters missing): constructed, since no corpus of
-learners' errors may be used here. The floor printed beside is to change nothing.
+learners' errors may be used here.
 
-The recipe of translate_libreoffice.
+The recipe of translate_libreoffice; about 13 minutes on 2 CPU cores. Test, seed 0: 83.1 BLEU, 92.2
+chrF, where changing nothing has 79.5 and 91.4.
 
     python -m experiments.train --config=grammar_correct
     python -m experiments.evaluate --model=runs/grammar_correct --split=test
