@@ -1,0 +1,161 @@
+"""Published results, each with what is run to reproduce it, and what may be said of the outcome.
+
+A result has lines, each with a published figure (or none, for comparison), a configuration and the
+measure to read. `protocol` says in what ours differs from what was published; where that is not
+empty the two are not comparable, and stand side by side.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure. `measure` is NAME in eval/SPLIT.json, times `factor` in what `unit` counts."""
+
+    label: str
+    config: str
+    published: float | None
+    measure: str
+    unit: str
+    better: str = 'higher'  # or lower
+    split: str = 'test'
+    factor: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: tuple[str, ...] = ()  # more flags of experiments.evaluate
+
+
+@dataclass(frozen=True)
+class Result:
+    """`hours` are of one seed of all lines, on two CPU cores or, with `gpu`, on a GPU."""
+
+    title: str
+    source: str
+    hours: float
+    lines: tuple[Line, ...]
+    protocol: str = ''
+    note: str = ''  # why a figure is missed, or what is to be known of it
+    gpu: bool = False
+
+
+def _percent(label: str, config: str, published: float | None, measure: str, **more: Any) -> Line:
+    return Line(label, config, published, measure, '%', factor=100.0, **more)
+
+
+_NANOGPT = 'README of karpathy/nanoGPT'
+_CMUDICT = ('another split, of another edition of the dictionary; of several pronunciations the '
+            'nearest counts')
+RESULTS: dict[str, Result] = {
+    'shakespeare_char_cpu': Result(
+        'Characters of Shakespeare, the setting for a laptop', _NANOGPT, 0.05, (
+            Line('validation, 20 random batches', 'lm_shakespeare_char', 1.88, 'nll',
+                 'nats a character', 'lower', 'dev', evaluate=('--batches=20',)),
+            Line('validation, whole', 'lm_shakespeare_char', None, 'nll', 'nats a character',
+                 'lower', 'dev')),
+        note='20 random batches of 12 × 64 characters have a standard deviation of their own; the '
+             'whole validation part has none.'),
+    'shakespeare_char_gpu': Result(
+        'Characters of Shakespeare, the setting for one GPU', _NANOGPT, 0.2, (
+            Line('validation', 'lm_shakespeare_char:paper', 1.4697, 'nll', 'nats a character',
+                 'lower', 'dev'),), gpu=True),
+    'multi30k': Result(
+        'Multi30k, English to German, transformer_tiny', 'README-baseline of LividWo/Revisit-MMT',
+        9.0, (Line('test2016, lower-cased and tokenised', 'translate_multi30k:paper', 41.02,
+                   'bleu_tokenised', 'BLEU', evaluate=('--checkpoint=average-last:10',)),)),
+    'cmudict': Result(
+        'CMUdict, letters to phones, without stress',
+        'Yolchuyeva et al. 2019; README of cmusphinx/g2p-seq2seq', 0.06, (
+            _percent('PER', 'g2p_quickstart', 5.23, 'per', better='lower'),
+            _percent('WER', 'g2p_quickstart', 22.1, 'wer', better='lower'),
+            _percent('WER, newest dictionary (T2T)', 'g2p_quickstart', 30.2, 'wer',
+                     better='lower')),
+        protocol=_CMUDICT + '; ours is trained for three minutes'),
+    'scan': Result(
+        'SCAN', 'Lake & Baroni 2018; Csordás et al. 2021; Ontañón et al. 2021 (Transformer, jump)',
+        0.9, (
+            _percent('simple', 'scan', 99.8, 'exact_match'),
+            _percent('length, Transformers (≈ 0)', 'scan:length', 0.0, 'exact_match'),
+            _percent('jump in new combinations', 'scan:addprim_jump', 3.4, 'exact_match'),
+            _percent('cut at 26, absolute positions', 'scan:cutoff26', 0.0, 'exact_match'),
+            _percent("cut at 26, T5's relative bias", 'scan:cutoff26', None, 'exact_match',
+                     settings={'model.positions': 'relative'}))),
+    'grokking': Result(
+        'Grokking: addition modulo 97', 'Power et al. 2022, figure 1', 0.4, (
+            _percent('validation, weight decay 0.5', 'grokking', 99.0, 'sequence_accuracy',
+                     split='dev'),
+            _percent('validation, no weight decay', 'grokking', None, 'sequence_accuracy',
+                     split='dev', settings={'optim.weight_decay': 0.0}))),
+    'reuters_r8': Result(
+        'Reuters R8, topics', 'TF-IDF and a linear SVM, measured on the same split', 0.2, (
+            _percent('accuracy', 'finetune_r8', 97.4, 'accuracy'),),
+        note='From scratch, on 5,485 texts; a linear model of their words is hard to beat.'),
+    'wnut17': Result(
+        'WNUT-17, new entities', 'a gazetteer of the training entities, same split', 0.1, (
+            _percent('F1 of test', 'tag_wnut17', 3.0, 'f1'),)),
+}
+
+
+def status(line: Line, values: Sequence[float], protocol: str) -> str:
+    """reproduced, close (within two standard deviations or 2 %), missed, or not comparable."""
+    if line.published is None:
+        return 'for comparison'
+    if protocol:
+        return 'not comparable'
+    mean = statistics.mean(values)
+    short = line.published - mean if line.better == 'higher' else mean - line.published
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    if short <= 0:
+        return 'reproduced'
+    return 'close' if short <= max(2 * spread, 0.02 * abs(line.published)) else 'missed'
+
+
+def table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """RESULTS.md, of what results/*.json say ({name: record})."""
+    lines = ['# Results', '', 'Generated by `python -m experiments.reproduce`; not to be edited. '
+             'Ours is the mean ± standard deviation over seeds, of the runs that `results/` '
+             'describes.', '',
+             '| result | figure | published | ours | seeds | status |',
+             '|---|---|---:|---:|---:|---|']
+    notes = []
+    for name, result in RESULTS.items():
+        title = f'[{result.title}](#{name})'
+        for line in result.lines:
+            found = records.get(name, {}).get('lines', {}).get(line.label)
+            published = '' if line.published is None else f'{line.published:g}'
+            lines.append(f'| {title} | {line.label}, {line.unit} | {published} | '
+                         + (f'{_ours(found["values"])} | {len(found["values"])} | '
+                            f'{found["status"]} |' if found else f'| | {_not_run(result)} |'))
+            title = ''
+        notes += _about(name, result, records.get(name))
+    return '\n'.join([*lines, '', *notes]) + '\n'
+
+
+def _about(name: str, result: Result, record: Mapping[str, Any] | None) -> list[str]:
+    lines = [f'## {name}', '', f'{result.title}. Published: {result.source}.']
+    if result.protocol:
+        lines[-1] += f' Not comparable: {result.protocol}.'
+    if result.note:
+        lines[-1] += f' {result.note}'
+    command = f'    python -m experiments.reproduce --result={name}'
+    if record:
+        lines += ['', f'{command} --seeds={record["seeds"]}', '',
+                  f'{record["minutes"]:.1f} minutes of training a run on {record["hardware"]}, '
+                  f'{record["date"]}; data {", ".join(each[:12] for each in record["data"])}; '
+                  f'code {record["commit"][:12]}.']
+    else:
+        lines += ['', command]
+    return [*lines, '']
+
+
+def _not_run(result: Result) -> str:
+    where = 'a GPU' if result.gpu else '2 CPU cores'
+    return f'not run: needs {result.hours:g} hours a seed on {where}'
+
+
+def _ours(values: Sequence[float]) -> str:
+    mean = statistics.mean(values)
+    digits = 3 if abs(mean) < 10 else 1
+    spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
+    return f'{mean:.{digits}f}{spread}'

@@ -1,0 +1,151 @@
+"""Reproduce a published result: train, measure, and put the figures side by side.
+
+    python -m experiments.reproduce --list
+    python -m experiments.reproduce --result=shakespeare_char_cpu --seeds=3
+    python -m experiments.reproduce --result=scan --smoke
+
+Runs what is needed with the ordinary commands, in WORKDIR; what is done already is not done again.
+Writes results/NAME.json and RESULTS.md. --smoke runs the experiments' small forms, to see that all
+works, and records nothing.
+"""
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli
+from experiments.ledger import RESULTS, Line, Result, status, table
+from xformer.config import Ending, UserError, nearest
+from xformer.console import say
+
+ROOT = Path(__file__).parents[1]
+FOLDER, TABLE = ROOT / 'results', ROOT / 'RESULTS.md'
+
+
+class Failed(Ending):
+    """A command did not succeed; the sentence names it, and its exit code is ours."""
+
+    def __init__(self, sentence: str, code: int):
+        super().__init__(sentence)
+        self.exit_code = code
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_boolean('list', False, 'say what there is, and stop', flag_values=values)
+    flags.DEFINE_string('result', None, 'which; see --list', flag_values=values)
+    flags.DEFINE_integer('seeds', 3, 'runs of each line', lower_bound=1, flag_values=values)
+    flags.DEFINE_boolean('smoke', False, "the experiments' small forms; nothing is recorded",
+                         flag_values=values)
+    flags.DEFINE_string('workdir', 'runs/reproduce', 'folder of the runs', flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, __doc__, define, sections=())
+    if values.list:
+        for name, result in RESULTS.items():
+            where = 'a GPU' if result.gpu else '2 CPU cores'
+            print(f'{name:<24} {result.hours:>5g} hours a seed on {where:<12} {result.title}')
+        return
+    if values.result not in RESULTS:
+        raise UserError('give --result=NAME, or --list to see what there is' if not values.result
+                        else f'there is no result {values.result!r}'
+                        f'{nearest(values.result, RESULTS)}')
+    result = RESULTS[values.result]
+    folder = Path(values.workdir) / (values.result + ('-smoke' if values.smoke else ''))
+    record = reproduced(result, folder, values.seeds, values.smoke)
+    for line in result.lines:
+        found = record['lines'][line.label]
+        published = '' if line.published is None else f'  (published {line.published:g})'
+        print(f'{line.label:<40} {_listed(found["values"])} {line.unit}{published}: '
+              f'{found["status"]}')
+    if not values.smoke:
+        FOLDER.mkdir(exist_ok=True)
+        path = FOLDER / f'{values.result}.json'
+        path.write_text(json.dumps({'result': values.result} | record, indent=1) + '\n')
+        TABLE.write_text(table(recorded()))
+        say(f'written: {path}, {TABLE}')
+
+
+def recorded() -> dict[str, dict]:
+    """{name: what results/NAME.json says}."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob('*.json'))}
+
+
+def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
+    """What is recorded. Raises Failed."""
+    lines, runs = {}, []
+    for line in result.lines:
+        found = []
+        for seed in range(seeds):
+            run = folder / _slug(line) / f'seed-{seed}'
+            found.append(_measured(line, run, seed, smoke))
+            runs.append(run)
+        lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
+                             'status': status(line, found, result.protocol)}
+    manifests = [json.loads((run / 'manifest.json').read_text()) for run in dict.fromkeys(runs)]
+    return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
+            'commands': [' '.join(['python', '-m', *command]) for line in result.lines
+                         for command in _commands(line, folder / _slug(line) / 'seed-0', 0, smoke)],
+            'configs': {_slug(line): json.loads((folder / _slug(line) / 'seed-0' / 'config.json')
+                                                .read_text()) for line in result.lines},
+            'hardware': f'{len(os.sched_getaffinity(0))} cores, {_processor()}',
+            'minutes': statistics.mean(map(_minutes, runs)), 'date': date.today().isoformat(),
+            'data': list(dict.fromkeys(each['data_fingerprint'] for each in manifests)),
+            'commit': manifests[0]['commit'], 'packages': manifests[0]['packages']}
+
+
+def _measured(line: Line, run: Path, seed: int, smoke: bool) -> float:
+    for command in _commands(line, run, seed, smoke):
+        say(' '.join(['python', '-m', *command]))
+        code = subprocess.run([sys.executable, '-m', *command]).returncode
+        if code:
+            raise Failed(f'{command[0]} exited with {code}; the same command goes on', code)
+    metrics = json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
+    return line.factor * metrics[line.measure]
+
+
+def _commands(line: Line, run: Path, seed: int, smoke: bool) -> list[list[str]]:
+    """To train, and to measure."""
+    config = f'{line.config.partition(":")[0]}:smoke' if smoke else line.config
+    settings = {**line.settings, 'train.seed': seed}
+    checkpoint = [flag for flag in line.evaluate if not (smoke and flag.startswith('--checkpoint'))]
+    return [['experiments.train', f'--config={config}', f'--workdir={run}',
+             *(f'--config.{name}={value}' for name, value in settings.items())],
+            ['experiments.evaluate', f'--model={run}', f'--split={line.split}', *checkpoint]]
+
+
+def _slug(line: Line) -> str:
+    """The folder of a line's runs; lines of one configuration share it."""
+    parts = [line.config, *(f'{name.split(".")[1]}-{value}'
+                            for name, value in line.settings.items())]
+    return re.sub('[^A-Za-z0-9._-]+', '-', '-'.join(parts))
+
+
+def _minutes(run: Path) -> float:
+    """That training took, evaluations and compilation included."""
+    from xformer.train.telemetry import read_rows
+    return sum(row.get('seconds', 0.0) for row in read_rows(run / 'timing.jsonl')
+               if 'step' in row) / 60
+
+
+def _listed(values: list[float]) -> str:
+    return ', '.join(f'{value:.4g}' for value in values)
+
+
+def _processor() -> str:
+    try:
+        return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == '__main__':
+    cli.call(main)
