@@ -108,6 +108,8 @@ def _check(config: Config, values: flags.FlagValues, theirs: bool) -> None:
                         f'{values.split} split; give --input=FILE')
     if values.input and values['split'].present:
         raise UserError('give either --split or --input=FILE, not both')
+    if values.output == '-':
+        raise UserError('--output is a folder here; without it results are printed, too')
     if config.data.objective == 'none':
         raise UserError(f'--model={values.model} is an encoder without a head (data.objective='
                         'none), of which nothing can be measured; experiments.embed makes vectors')

@@ -1,0 +1,43 @@
+"""Prepare the data of an experiment: fetch them, train the tokenizers, tokenise all splits.
+
+    python -m experiments.prepare --config=translate_multi30k
+    python -m experiments.prepare --config=lm_shakespeare_bpe --config.data.train=my_text.txt \\
+        --config.data.dataset= --config.data.format=text
+
+Training does the same where it has not been done; this needs no accelerator, and a build that was
+stopped goes on. All is kept under $XFORMER_CACHE. Prints the tokens of each split and the
+fingerprint of the training data that runs will record.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, configs
+from xformer.console import say
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string('config', None, f'NAME, NAME:variant, or a .py or .json file '
+                        f'({cli.REQUIRED})', flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, f'{__doc__}\nExperiments: {", ".join(configs.names())}', define,
+                       sections=('data', 'model', 'train'))
+    config = cli.changed(configs.load(values.config)[1], values)
+    from xformer.data.pipeline import prepare
+    given = None
+    if config.train.init_from:
+        from xformer.run import tokenizers_in
+        given = tokenizers_in(Path(config.train.init_from))
+    corpus = prepare(config, say, given)
+    for split, store in corpus.stores.items():
+        tokens = sum(len(column.ids) for column in store.columns.values())
+        print(f'{split:<12}{len(store):>12,} examples {tokens:>16,} tokens')
+    print(f'vocabulary  {corpus.tokenizers.vocab_size:>12,}')
+    print(f'fingerprint {corpus.fingerprint}')
+
+
+if __name__ == '__main__':
+    cli.call(main)
