@@ -81,16 +81,16 @@ def recorded() -> dict[str, dict]:
 
 def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
-    lines, runs = {}, []
+    lines, runs = {}, set()
     for line in result.lines:
         found = []
         for seed in range(seeds):
             run = folder / _slug(line) / f'seed-{seed}'
-            found.append(_measured(line, run, seed, smoke))
-            runs.append(run)
+            found.append(_measured(line, run, seed, smoke, trained=run in runs))
+            runs.add(run)
         lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
                              'status': status(line, found, result.protocol)}
-    manifests = [json.loads((run / 'manifest.json').read_text()) for run in dict.fromkeys(runs)]
+    manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
             'commands': [' '.join(['python', '-m', *command]) for line in result.lines
                          for command in _commands(line, folder / _slug(line) / 'seed-0', 0, smoke)],
@@ -102,8 +102,8 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
             'commit': manifests[0]['commit'], 'packages': manifests[0]['packages']}
 
 
-def _measured(line: Line, run: Path, seed: int, smoke: bool) -> float:
-    for command in _commands(line, run, seed, smoke):
+def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> float:
+    for command in _commands(line, run, seed, smoke)[trained:]:
         say(' '.join(['python', '-m', *command]))
         code = subprocess.run([sys.executable, '-m', *command]).returncode
         if code:

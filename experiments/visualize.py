@@ -89,14 +89,14 @@ def _pairs(lines: list[str], model: ModelConfig) -> tuple[list[str], list[str] |
 def _target_ids(sources: list[list[int]], targets: list[str], run, compilations) -> list[list[int]]:
     """Of each target; of those that are missing, what greedy decoding writes."""
     from xformer.decode.generate import Generator
-    from xformer.evaluate.inputs import encode_outputs
+    from xformer.evaluate.inputs import template_of
     missing = [source for source, target in zip(sources, targets) if not target]
     config = override(run.config, {'decode.beam_size': 1})
     generator = Generator(run.model, config, run.params, compilations)
     written = iter(generator(missing))
-    given = iter(encode_outputs([target for target in targets if target], sources, run.config,
-                                run.tokenizers))
-    return [next(given) if target else next(written)[0].ids for target in targets]
+    template = template_of(run.config, run.tokenizers)
+    return [template.row([run.tokenizers.target.encode(target)]) if target else next(written)[0].ids
+            for target in targets]
 
 
 def _write(folder: Path, looks: list, run, layer: int | None, head: int | None) -> None:

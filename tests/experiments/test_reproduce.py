@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import configs, ledger, reproduce
-from experiments.ledger import RESULTS, Line, status
+from experiments.ledger import RESULTS, Line, Result, status
 from xformer.checks import validate
 from xformer.config import UserError, override
 
@@ -59,18 +59,28 @@ def test_mistakes():
             reproduce.main(['reproduce', *flags])
 
 
-def test_a_result_in_small_records_nothing(tmp_path, monkeypatch, environment, capsys):
+def test_a_result_is_trained_measured_and_recorded(
+        shared, trained, tmp_path, monkeypatch, environment, capsys):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv('XLA_FLAGS', raising=False)  # of the tests' own devices
+    monkeypatch.chdir(shared)  # where tiny.py is
+    results = {'tiny': Result('Words in capitals', 'nobody', 0.01, (
+        Line('PER', 'tiny.py', 10.0, 'per', '%', 'lower', 'dev', factor=100.0),
+        Line('WER', 'tiny.py', None, 'wer', '%', 'lower', 'dev', factor=100.0)))}
+    for module in ledger, reproduce:
+        monkeypatch.setattr(module, 'RESULTS', results)
     monkeypatch.setattr(reproduce, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduce, 'TABLE', tmp_path / 'RESULTS.md')
-    command = ['reproduce', '--result=shakespeare_char_cpu', '--seeds=1',
-               f'--workdir={tmp_path / "runs"}']
-    if not (configs.load('lm_shakespeare_char')[1].data.dataset and 'XFORMER_DATA' in environment):
-        pytest.skip('needs $XFORMER_DATA')
-    reproduce.main([*command, '--smoke'])
-    assert '(published 1.88): missed' in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ['runs']
-    run = tmp_path / 'runs/shakespeare_char_cpu-smoke/lm_shakespeare_char/seed-0'
-    nll = json.loads((run / 'eval/dev.json').read_text())['metrics']['nll']
-    assert 2 < nll < 5
+    reproduce.main(['reproduce', '--result=tiny', '--seeds=1', f'--workdir={tmp_path / "runs"}'])
+    run = tmp_path / 'runs/tiny/tiny.py/seed-0'
+    assert (run / 'metrics.jsonl').read_bytes() == (trained / 'metrics.jsonl').read_bytes()
+    measured = json.loads((run / 'eval/dev.json').read_text())
+    record = json.loads((tmp_path / 'results/tiny.json').read_text())
+    assert record['lines']['PER'] == {'published': 10.0, 'unit': '%', 'status': 'missed',
+                                      'values': [100 * measured['metrics']['per']]}
+    assert record['data'] == [measured['fingerprint']] and record['minutes'] > 0
+    assert len(record['commands']) == 4 and record['configs']['tiny.py']['model']['d_model'] == 16
+    assert f'| PER, % | 10 | {100 * measured["metrics"]["per"]:.1f} | 1 | missed |' in (
+        tmp_path / 'RESULTS.md').read_text()
+    assert 'PER' in capsys.readouterr().out

@@ -10,7 +10,7 @@ from experiments import sweep
 from xformer.config import UserError
 
 COMMAND = ('sweep', '--config=tiny.py', '--workdir=sweep',
-           '--space=optim.peak_learning_rate = 2e-2 | 1e-2')
+           '--space=optim.peak_learning_rate = 2e-2')
 
 
 def test_a_sweep_that_is_stopped_goes_on_and_its_trials_are_ordinary_runs(
@@ -29,13 +29,11 @@ def test_a_sweep_that_is_stopped_goes_on_and_its_trials_are_ordinary_runs(
 
     with start(*COMMAND, cwd=tmp_path) as process:
         _, said = process.communicate(timeout=200)
-    assert process.returncode == 0 and 'trial 1: dev/loss ' in said
+    assert process.returncode == 0 and 'trial 0: dev/loss ' in said
     assert (first / 'metrics.jsonl').read_bytes() == (trained / 'metrics.jsonl').read_bytes()
     with open(tmp_path / 'sweep/sweep.csv', newline='') as file:
-        rows = list(csv.DictReader(file))
-    assert {row['optim.peak_learning_rate'] for row in rows} == {'0.02', '0.01'}
-    assert [row['state'] for row in rows] == ['complete'] * 2
-    assert float(rows[0]['value']) <= float(rows[1]['value'])
+        [row] = csv.DictReader(file)
+    assert (row['optim.peak_learning_rate'], row['state']) == ('0.02', 'complete')
 
 
 @pytest.mark.parametrize('flags, sentence', [

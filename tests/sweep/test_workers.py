@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -52,7 +53,7 @@ with open(folder / '.lock', 'w') as lock:
 
 
 @pytest.fixture(params=['journal', 'postgres'])
-def url(request, tmp_path):
+def url(request):
     """Of the storage: '' for the journal, or a database server of this test alone."""
     if request.param == 'journal':
         yield ''
@@ -62,14 +63,9 @@ def url(request, tmp_path):
     pytest.importorskip('psycopg')
     if not (initdb and pg_ctl and hasattr(os, 'geteuid')):
         pytest.skip('there is no PostgreSQL')
-    folder = tmp_path / 'database'
-    folder.mkdir()
-    user = []
+    folder, user = Path(tempfile.mkdtemp(prefix='postgres-')), []
     if os.geteuid() == 0:  # which the server refuses to run as
         shutil.chown(folder, 'postgres')
-        for parent in [folder, *folder.parents]:
-            if parent.is_relative_to(tmp_path.parents[1]):
-                parent.chmod(0o755)
         user = ['runuser', '-u', 'postgres', '--']
 
     def server(*arguments):
@@ -82,6 +78,7 @@ def url(request, tmp_path):
         yield f'postgresql://sweeper@/postgres?host={folder}'
     finally:
         server(pg_ctl, '-D', str(folder / 'data'), '-m', 'immediate', 'stop')
+        shutil.rmtree(folder)
 
 
 def test_a_killed_worker_loses_no_trial_and_none_counts_twice(url, tmp_path):
