@@ -148,7 +148,7 @@ class Runner:
             self._wait(child, trial, watch)
         finally:
             self._children.discard(child)
-        if child.returncode == SAVED:
+        if child.returncode == SAVED or child.returncode and self._stop.is_set():
             raise Ended(TrialState.FAIL, STOPPED)
         if child.returncode:
             lines = log.read_text(errors='replace').strip().splitlines()
@@ -164,7 +164,7 @@ class Runner:
                 if not self._sweep.is_ours(trial):
                     raise Ended(TrialState.FAIL, TAKEN)
                 watch()
-        except Ended:
+        except BaseException:  # whatever it is, nobody is left who would watch the run
             child.terminate()
             child.wait()
             raise
