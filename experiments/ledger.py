@@ -39,6 +39,10 @@ class Result:
     note: str = ''  # why a figure is missed, or what is to be known of it
     gpu: bool = False
 
+    @property
+    def needs(self) -> str:
+        return f'{self.hours:g} hours a seed on {"a GPU" if self.gpu else "2 CPU cores"}'
+
 
 def _percent(label: str, config: str, published: float | None, measure: str, **more: Any) -> Line:
     return Line(label, config, published, measure, '%', factor=100.0, **more)
@@ -150,8 +154,7 @@ def _about(name: str, result: Result, record: Mapping[str, Any] | None) -> list[
 
 
 def _not_run(result: Result) -> str:
-    where = 'a GPU' if result.gpu else '2 CPU cores'
-    return f'not run: needs {result.hours:g} hours a seed on {where}'
+    return f'not run: needs {result.needs}'
 
 
 def _ours(values: Sequence[float]) -> str:

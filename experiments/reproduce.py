@@ -51,8 +51,7 @@ def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
     if values.list:
         for name, result in RESULTS.items():
-            where = 'a GPU' if result.gpu else '2 CPU cores'
-            print(f'{name:<24} {result.hours:>5g} hours a seed on {where:<12} {result.title}')
+            print(f'{name:<24} {result.needs:<32} {result.title}')
         return
     if values.result not in RESULTS:
         raise UserError('give --result=NAME, or --list to see what there is' if not values.result

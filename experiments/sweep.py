@@ -104,9 +104,8 @@ def _plan(config: Config, text: str, values: flags.FlagValues):
     metric = values.metric or config.train.best_by
     if not metric.startswith('dev/') or metric.rpartition(':')[2] not in ('min', 'max'):
         raise UserError(f'--metric={metric} must be dev/NAME:min or dev/NAME:max')
-    for flag in ('sampler_seed',):
-        if values[flag].present and values.sampler != 'random':
-            raise UserError(f'--{flag} has no effect with --sampler={values.sampler}')
+    if values['sampler_seed'].present and values.sampler != 'random':
+        raise UserError(f'--sampler_seed has no effect with --sampler={values.sampler}')
     if values.sampler == 'grid':
         size = len(grid(space, config))
         if values.trials and values.trials > size:

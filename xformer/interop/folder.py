@@ -267,7 +267,8 @@ _FREE = (*_DROPOUTS, 'attention', 'layers', 'remat', 'dtype', 'init', 'pooler', 
          'pad_id', 'bos_id', 'eos_id', 'tie_embeddings')  # of which a family says nothing
 
 
-_SAME_CLASS = {'regress': 'classify', 'spans': 'pairs', 'denoise': 'pairs'}  # there, of one label
+# objectives that share a class there; numbers are a classifier of one label
+_SAME_CLASS = {'regress': 'classify', 'spans': 'pairs', 'denoise': 'pairs'}
 
 
 def _class_of(family: Family, config: Config) -> str | None:

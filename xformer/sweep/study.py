@@ -21,14 +21,14 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from xformer.config import Config, UserError
+from xformer.config import Config, UserError, to_json
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0  # without a beat
 ATTEMPTS = 3
 STOPPED = 'stopped'
-SERVED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+HOPEFUL = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,20 @@ class Plan:
 
     def to_row(self) -> dict[str, Any]:
         """What is compared, and shown where workers disagree."""
-        from xformer.config import to_json
         return {'space': self.text, 'metric': self.metric, 'trials': self.trials,
                 'seeds': self.seeds, 'sampler': self.sampler, 'pruner': self.pruner,
                 'sampler_seed': self.sampler_seed, 'config': to_json(self.config)}
+
+    @functools.cached_property
+    def _grid(self) -> list[dict[str, Any]]:
+        return grid(self.space, self.config)
 
     def params(self, place: int) -> dict[str, Any]:
         """Those of a place, or none where the sampler chooses as it learns."""
         if self.sampler == 'tpe':
             return {}
         if self.sampler == 'grid':
-            return grid(self.space, self.config)[place]
+            return self._grid[place]
         return draw(self.space, self.config, self.sampler_seed, place)
 
 
@@ -119,8 +122,7 @@ class Sweep:
 
     def _take(self, trial: FrozenTrial) -> bool:
         others = [other for other in self.by_place()[trial.user_attrs['place']]
-                  if other.number < trial.number and (
-                      other.state in SERVED or other.state is TrialState.WAITING)]
+                  if other.number < trial.number and other.state in HOPEFUL]
         try:
             if others:
                 self.storage.set_trial_user_attr(trial._trial_id, 'needless', True)
@@ -158,8 +160,7 @@ class Sweep:
     def _fill(self) -> None:
         """A trial that waits for every place that has none to hope for."""
         for place, trials in enumerate(self.by_place()):
-            hopeful = any(trial.state in SERVED or trial.state is TrialState.WAITING
-                          for trial in trials)
+            hopeful = any(trial.state in HOPEFUL for trial in trials)
             if not hopeful and not given_up(trials):
                 params = trials[-1].params if trials else self.plan.params(place)
                 self.study.enqueue_trial(params, user_attrs={'place': place})
