@@ -47,7 +47,7 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
 
 def batches_per_second(experiment: str) -> float:
     """Of the training split, one after the other in one thread."""
-    _, config = configs.load(experiment)
+    config = configs.load(experiment).config
     corpus = prepare(config, say)
     learn = make_objective(resolve(config, corpus), corpus.stores['train'], corpus.tokenizers)
     plan = make_plan(learn, corpus.fingerprint, config.data, config.train.seed)

@@ -23,7 +23,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
-    _, config = configs.load(values.config)
+    config = configs.load(values.config).config
     if config.data.objective != 'mlm_nsp':
         raise UserError(f'--config={values.config} has no next sentences (data.objective='
                         f'{config.data.objective}); give one of mlm_nsp')

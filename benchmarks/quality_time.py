@@ -30,7 +30,7 @@ BAR = 1.0
 def measure(repeats: int, peers: Iterable[str]) -> dict:
     """The one case of the suite. Raises UserError without tiny_shakespeare, RuntimeError where a
     side never reaches the loss."""
-    config = override(configs.load(EXPERIMENT)[1], CHANGES)
+    config = override(configs.load(EXPERIMENT).config, CHANGES)
     sides, rounds = [OURS, *peers], []
     with tempfile.TemporaryDirectory(prefix='quality-time-') as folder, \
             counting(f'training to {LOSS}', repeats * len(sides)) as show:

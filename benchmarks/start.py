@@ -21,7 +21,7 @@ LIMITS = {'flag error': 0.3, '--help': 0.3, 'first step, cold': None, 'first ste
 def measure(repeats: int, peers: Iterable[str]) -> dict:
     """The cases of the suite, seconds each; there are no peers."""
     seconds = {name: [] for name in LIMITS}
-    prepare(configs.load(EXPERIMENT)[1], say)
+    prepare(configs.load(EXPERIMENT).config, say)
     with tempfile.TemporaryDirectory(prefix='start-') as folder, \
             counting('starts', repeats) as show:
         for turn in range(repeats):

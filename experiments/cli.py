@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import configs
 from xformer.checks import validate
 from xformer.config import Config, Ending, UserError, leaves, nearest, override
 
@@ -86,11 +87,25 @@ def parse(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
     return values
 
 
+def experiment(argv: list[str], doc: str, sections: tuple[str, ...],
+               define: Callable[[flags.FlagValues], None] = lambda values: None,
+               ) -> tuple[flags.FlagValues, configs.Experiment]:
+    """As `parse`, with --config, and the experiment it names as --config.SECTION.* change it."""
+    def define_all(values: flags.FlagValues) -> None:
+        flags.DEFINE_string('config', None, 'experiment NAME[:variant], or a .py or .json file '
+                            f'({REQUIRED})', flag_values=values)
+        define(values)
+
+    values = parse(argv, f'{doc}\nExperiments: {", ".join(configs.names())}', define_all, sections)
+    found = configs.load(values.config)
+    return values, found._replace(config=changed(found.config, values))
+
+
 def _help(doc: str, values: flags.FlagValues) -> str:
     lines = [doc.strip(), '']
     own = [values[name] for name in values if name != 'h' and not name.startswith('config.')]
     for flag in own:
-        default = f' [{flag.value}]' if flag.value not in (None, False, '') else ''
+        default = f' [{flag.default}]' if flag.default not in (None, False, '') else ''
         lines.append(f'  --{flag.name:<28} {flag.help}{default}')
     options = [name for name in values if name.startswith('config.')]
     if options:

@@ -11,21 +11,12 @@ fingerprint of the training data that runs will record.
 
 from pathlib import Path
 
-from absl import flags
-
-from experiments import cli, configs
+from experiments import cli
 from xformer.console import say
 
 
-def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('config', None, f'NAME, NAME:variant, or a .py or .json file '
-                        f'({cli.REQUIRED})', flag_values=values)
-
-
 def main(argv: list[str]) -> None:
-    values = cli.parse(argv, f'{__doc__}\nExperiments: {", ".join(configs.names())}', define,
-                       sections=('data', 'model', 'train'))
-    config = cli.changed(configs.load(values.config)[1], values)
+    config = cli.experiment(argv, __doc__, ('data', 'model', 'train'))[1].config
     from xformer.data.pipeline import prepare
     given = None
     if config.train.init_from:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli, configs
+from experiments import cli
 from experiments.train import SECTIONS
 from xformer.config import Config, Ending, UserError
 from xformer.console import say
@@ -37,8 +37,6 @@ class Stopped(Ending):
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('config', None, f'NAME, NAME:variant, or a .py or .json file '
-                        f'({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_string('workdir', None, 'folder of the sweep, whose name is its name in a '
                         'database (default: runs/NAME-sweep)', flag_values=values)
     flags.DEFINE_string('space', None, 'what is varied (default: SPACE of the file)',
@@ -62,11 +60,8 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> None:
-    values = cli.parse(argv, f'{__doc__}\nExperiments: {", ".join(configs.names())}', define,
-                       sections=SECTIONS)
-    name, config = configs.load(values.config)
-    config = cli.changed(config, values)
-    text = values.space or configs.space(values.config)
+    values, (name, config, space) = cli.experiment(argv, __doc__, SECTIONS, define)
+    text = values.space or space
     if not text:
         raise UserError(f'--space is missing, and {values.config} has no SPACE; see --help')
     folder = Path(values.workdir or f'runs/{name}-sweep')

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli, configs
+from experiments import cli
 from xformer.checks import check_learns, check_same, validate
 from xformer.config import Config, UserError, adapted, to_json
 from xformer.console import say
@@ -25,8 +25,6 @@ SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('config', None, 'experiment NAME[:variant], or a .py or .json file '
-                        f'({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_string('workdir', None, 'run folder (default: runs/NAME)', flag_values=values)
     flags.DEFINE_boolean('print_config', False, 'show the configuration and stop',
                          flag_values=values)
@@ -37,10 +35,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> None:
-    values = cli.parse(argv, f'{__doc__}\nExperiments: {", ".join(configs.names())}', define,
-                       sections=SECTIONS)
-    name, config = configs.load(values.config)
-    config = cli.changed(config, values)
+    values, (name, config, _) = cli.experiment(argv, __doc__, SECTIONS, define)
     check_learns(config)
     folder = Path(values.workdir or f'runs/{name}')
     goes_on = any((folder / 'checkpoints').glob('*.json'))  # what it began with may be gone

@@ -88,7 +88,7 @@ def specs() -> list[str]:
 
 @pytest.mark.parametrize('spec', specs())
 def test_every_experiment_makes_sense(spec):
-    _, config = load(spec)
+    config = load(spec).config
     assert validate(config) is config
 
 

@@ -4,12 +4,22 @@ The docstring of each gives the source, the command, the expected time and figur
 """
 
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 from xformer.config import Config, UserError, from_json, nearest, override
 
 FOLDER = Path(__file__).parent
+
+
+class Experiment(NamedTuple):
+    """A configuration, the name for its run folder, and what a sweep of it varies."""
+
+    name: str
+    config: Config
+    space: str | None = None
 
 
 def names() -> list[str]:
@@ -21,33 +31,28 @@ def variants(name: str) -> list[str]:
     return list(_module(FOLDER / f'{name}.py').VARIANTS)
 
 
-def load(spec: str) -> tuple[str, Config]:
-    """(name for the run folder, configuration) of NAME, NAME:variant, or a .py or .json FILE."""
+def load(spec: str) -> Experiment:
+    """Of NAME, NAME:variant, or a .py or .json FILE. A .py file may have a SPACE."""
     path = Path(spec)
     if path.suffix == '.json':
-        return path.stem, from_json(_read(path), spec)
+        return Experiment(path.stem, from_json(_read(path), spec))
     if path.suffix == '.py':
         _read(path)
-        return path.stem, _module(path).CONFIG
+        return _experiment(path.stem, _module(path), {})
     name, colon, variant = spec.partition(':')
     if name not in names():
         raise UserError(f'there is no experiment {name!r}{nearest(name, names())}')
     module = _module(FOLDER / f'{name}.py')
     if not colon:
-        return name, module.CONFIG
+        return _experiment(name, module, {})
     if variant not in module.VARIANTS:
         raise UserError(f'experiment {name} has no variant {variant!r}'
                         f'{nearest(variant, module.VARIANTS)}')
-    return f'{name}-{variant}', override(module.CONFIG, module.VARIANTS[variant])
+    return _experiment(f'{name}-{variant}', module, module.VARIANTS[variant])
 
 
-def space(spec: str) -> str | None:
-    """What a sweep of it varies: SPACE of the file, if it has one."""
-    path = Path(spec)
-    if path.suffix == '.json':
-        return None
-    path = path if path.suffix == '.py' else FOLDER / f'{spec.partition(":")[0]}.py'
-    return getattr(_module(path), 'SPACE', None)
+def _experiment(name: str, module: ModuleType, changes: Mapping[str, Any]) -> Experiment:
+    return Experiment(name, override(module.CONFIG, changes), getattr(module, 'SPACE', None))
 
 
 def _read(path: Path) -> str:

@@ -7,4 +7,4 @@ from experiments.configs import load, names, variants
 
 if __name__ == '__main__':
     smoking = (name for name in names() if 'smoke' in variants(name))
-    print(*sorted(smoking, key=lambda name: load(f'{name}:smoke')[1].train.init_from), sep='\n')
+    print(*sorted(smoking, key=lambda name: load(f'{name}:smoke').config.train.init_from), sep='\n')

@@ -32,7 +32,7 @@ def test_every_result_names_what_there_is(name):
     assert result.lines and result.source and result.hours > 0
     assert len({line.label for line in result.lines}) == len(result.lines)
     for line in result.lines:
-        validate(override(configs.load(line.config)[1], line.settings))
+        validate(override(configs.load(line.config).config, line.settings))
         assert line.better in ('higher', 'lower') and line.split in ('dev', 'test')
 
 

@@ -71,7 +71,7 @@ def test_the_papers_recipes_have_the_papers_sizes(name):
 
     from xformer.models import build
     from xformer.train.step import make_steps
-    _, config = load(name)
+    config = load(name).config
     validate(config)
     state = jax.eval_shape(make_steps(config, build(config)).init)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PAPERS[name]
