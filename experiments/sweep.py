@@ -16,24 +16,25 @@ semicolons:
     model.d_model, model.d_ff = 128, 512 | 256, 1024        these change together
     model.rotary_base = 100 | 10000 if model.positions = rotary
 
+    python -m experiments.sweep --config=my_experiment.py --workers=8 --submit=slurm \\
+        --job='timeout_min=720 gpus_per_node=1 slurm_partition=gpu'
+
 Every trial is ordinary runs, one for each seed, in WORKDIR/trials. Stop the sweep, or have it
 killed, and the same command goes on. The same command on other machines helps, where --storage is a
 database that all of them reach. WORKDIR/sweep.html and sweep.csv say what was found.
 """
 
+import importlib
 import signal
+from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from experiments import cli
 from experiments.train import SECTIONS
-from xformer.config import Config, Ending, UserError
+from xformer.config import Config, UserError
 from xformer.console import say
-
-
-class Stopped(Ending):
-    exit_code = 75
 
 
 def define(values: flags.FlagValues) -> None:
@@ -57,6 +58,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('sampler_seed', 0, 'of --sampler=random', flag_values=values)
     flags.DEFINE_string('storage', None, "URL of a database, as Optuna's (default: a journal in "
                         'the folder)', flag_values=values)
+    flags.DEFINE_enum('submit', None, ['slurm', 'local'], 'the workers as jobs of a cluster, or of '
+                      'this machine, by submitit', flag_values=values)
+    flags.DEFINE_string('job', None, 'what each job asks for, as submitit names it: '
+                        '"timeout_min=720 gpus_per_node=1 slurm_partition=gpu"',
+                        flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -66,16 +72,26 @@ def main(argv: list[str]) -> None:
         raise UserError(f'--space is missing, and {values.config} has no SPACE; see --help')
     folder = Path(values.workdir or f'runs/{name}-sweep')
     plan = _plan(config, text, values)
+    if values.job and not values.submit:
+        raise UserError('--job has no effect without --submit')
 
+    from xformer.sweep.jobs import parse_request, submit
+    from xformer.sweep.live import shown
     from xformer.sweep.report import write_report
     from xformer.sweep.study import join, storage_of
     from xformer.sweep.trial import Runner, prepare_folder, work_together
+    from xformer.train.signals import STOPS, Stopped
     if values.storage is None:
         folder.mkdir(parents=True, exist_ok=True)
     sweep = join(plan, storage_of(values.storage, folder), folder.resolve().name)
     prepare_folder(folder, sweep)
     say(f'{plan.trials:,} trials of {plan.seeds} {"seed" if plan.seeds == 1 else "seeds"}, '
         f'{plan.metric}: {folder}')
+    if values.submit:
+        ids = submit(_worker(values), folder / 'jobs', values.submit, values.workers,
+                     parse_request(values.job or ''))
+        say(f'jobs {", ".join(ids)} of {values.submit}; their logs: {folder / "jobs"}')
+        return
     runner = Runner(sweep, folder, say)
     stopped = []
 
@@ -83,13 +99,20 @@ def main(argv: list[str]) -> None:
         stopped.append(signal.Signals(number).name)
         runner.stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, stop)
-    with sweep.beating():
+    with sweep.beating(), shown(sweep):
         work_together(runner, values.workers)
     say(f'report: {write_report(sweep, folder)}')
     if stopped:
         raise Stopped(f'stopped by {stopped[0]}, and saved; the same command goes on')
+
+
+def _worker(values: flags.FlagValues):
+    """The same command as one worker, as a function that another process finds by its name."""
+    given = [f'--{name}={values[name].value}' for name in values
+             if values[name].present and name not in ('submit', 'job', 'workers')]
+    return partial(importlib.import_module('experiments.sweep').main, ['sweep', *given])
 
 
 def _plan(config: Config, text: str, values: flags.FlagValues):

@@ -158,15 +158,17 @@ def draw_bars(title: str, unit: str, bars: dict[str, float]) -> bytes:
 def draw_parallel(columns: dict[str, Sequence[float | str | None]], results: Sequence[float],
                   unit: str, log: Collection[str] = ()) -> bytes:
     """PNG of a line for each trial through its settings, a column each, to its result on the right;
-    the smaller that is, the darker. Numbers are spaced as they are, by the logarithm in the columns
-    of `log`, texts evenly; where a trial has none the line stops."""
+    the first trial is the best, and the nearer another comes to it, the darker. Numbers are spaced
+    as they are, by the logarithm in the columns of `log`, texts evenly; where a trial has none the
+    line stops."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     figure = Figure(figsize=(1.5 * (len(columns) + 1) + 1, 3.6), layout='constrained')
     axes = figure.subplots()
     heights = [_heights(values, name in log) for name, values in columns.items()]
     heights.append(_heights(results, False))
-    colours = colormaps['viridis'](np.array(heights[-1][0], float))
+    reached = np.array(heights[-1][0])
+    colours = colormaps['viridis'](np.abs(reached - reached[0]))
     for trial, colour in enumerate(colours):
         axes.plot([column[0][trial] for column in heights], color=colour, alpha=0.7, linewidth=1)
     for x, (_, marks) in enumerate(heights):

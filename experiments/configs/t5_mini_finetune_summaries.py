@@ -19,7 +19,7 @@ from xformer.config import override
 CONFIG = override(t5_mini_pretrain.CONFIG, {
     'data.objective': 'pairs', 'data.dataset': 'debian_summaries', 'data.score': 'rouge',
     'data.too_long': 'cut', 'model.dropout': 0.1, 'optim.label_smoothing': 0.1,
-    'optim.peak_learning_rate': 1e-2, 'train.steps': 1500, 'train.eval_every': 300,
+    'optim.peak_learning_rate': 3e-2, 'train.steps': 1500, 'train.eval_every': 300,
     'train.save_every': 300})
 
 VARIANTS = t5_mini_pretrain.VARIANTS | {

@@ -1,6 +1,8 @@
 """Sweeps of real training: a trial is the run that its command makes, stopped or not."""
 
 import csv
+import os
+import re
 import signal
 import time
 
@@ -36,6 +38,35 @@ def test_a_sweep_that_is_stopped_goes_on_and_its_trials_are_ordinary_runs(
     assert (row['optim.peak_learning_rate'], row['state']) == ('0.02', 'complete')
 
 
+def test_a_key_that_interrupts_sweep_and_run_alike_saves_the_run(start, shared, tmp_path):
+    (tmp_path / 'tiny.py').write_text((shared / 'tiny.py').read_text())
+    run = tmp_path / 'sweep/trials/0000/seed-0'
+    with start(*COMMAND, '--config.train.steps=100000', cwd=tmp_path,
+               start_new_session=True) as process:
+        deadline = time.monotonic() + 200
+        while not (run / 'metrics.jsonl').exists() or not (run / 'metrics.jsonl').read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=200)
+    assert process.returncode == 75
+    assert 'train: stopped by SIG' in run.with_suffix('.log').read_text()
+
+
+def test_jobs_serve_a_sweep(start, shared, trained, tmp_path):
+    (tmp_path / 'tiny.py').write_text((shared / 'tiny.py').read_text())
+    with start(*COMMAND, '--submit=local', '--workers=2', cwd=tmp_path) as process:
+        _, said = process.communicate(timeout=200)
+    assert process.returncode == 0 and re.search('jobs [0-9]+, [0-9]+ of local', said)
+    page = tmp_path / 'sweep/sweep.html'
+    deadline = time.monotonic() + 200
+    while not page.exists() or '1 complete' not in page.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (tmp_path / 'sweep/trials/0000/seed-0/metrics.jsonl').read_bytes() == (
+        trained / 'metrics.jsonl').read_bytes()
+
+
 @pytest.mark.parametrize('flags, sentence', [
     ([], '--space is missing, and tiny.py has no SPACE'),
     (['--space=model.dropout = 0 .. 0.3'], 'is a range without a step'),
@@ -43,6 +74,7 @@ def test_a_sweep_that_is_stopped_goes_on_and_its_trials_are_ordinary_runs(
     (['--space=model.dropout = 0 | 0.1', '--trials=3'], 'more than the 2 of the grid'),
     (['--space=model.dropout = 0 | 0.1', '--metric=dev/per'], 'must be dev/NAME:min'),
     (['--space=model.dropout = 0 | 0.1', '--sampler_seed=3'], '--sampler_seed has no effect'),
+    (['--space=model.dropout = 0 | 0.1', '--job=timeout_min=5'], 'no effect without --submit'),
     (['--space=model.dropout = 0 | 0.1', '--seeds=0'], 'seeds')])
 def test_mistakes(flags, sentence, shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

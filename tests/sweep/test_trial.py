@@ -1,13 +1,16 @@
 """What a trial makes of its runs, with a command in the place of training that takes no time."""
 
+import io
 import json
 import sys
 
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
 from xformer.config import Config, override
 from xformer.sweep import trial as trials
+from xformer.sweep.live import drawn
 from xformer.sweep.report import interval, ranked, write_report
 from xformer.sweep.space import parse_space
 from xformer.sweep.study import Plan, join, storage_of
@@ -97,6 +100,16 @@ def test_runs_that_fail_and_settings_that_contradict_are_told_and_the_others_go_
     assert 'model.dropout' in by_place[2].reason
     page = write_report(sweep, tmp_path / 'sweep').read_text()
     assert 'the loss is not finite' in page and '1 complete, 2 failed' in page
+    shown = _as_text(drawn(sweep)).split('\n')
+    cells = [[cell.strip() for cell in line.split('│')[1:5]] for line in shown if '│' in line]
+    assert cells == [['1', 'complete', '4', '0.35'], ['0', 'failed', '4', '0.35'],
+                     ['2', 'failed', '', '']]
+
+
+def _as_text(renderable) -> str:
+    console = Console(width=110, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
 
 
 def test_a_trial_worse_than_the_median_ends_early(swept):

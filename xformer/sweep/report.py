@@ -38,14 +38,14 @@ def write_report(sweep: Sweep, folder: Path) -> Path:
     names = [name for dimension in sweep.plan.space for name in dimension.names]
     write_atomically(folder / 'sweep.csv', _csv(rows, names))
     path = folder / 'sweep.html'
-    write_atomically(path, page(folder.resolve().name, _headline(sweep, rows),
+    write_atomically(path, page(folder.resolve().name, headline(sweep, rows),
                                 _sections(sweep, rows, names, folder)))
     return path
 
 
 def ranked(sweep: Sweep) -> list[Row]:
     """The trial of each place, the best first, then those without a result."""
-    sign = 1 if sweep.plan.metric.endswith(':min') else -1
+    sign = 1 if sweep.plan.direction == 'min' else -1
     rows = [_row(place, trials) for place, trials in enumerate(sweep.by_place())]
     return sorted(rows, key=lambda row: (row.state != 'complete', row.value is None,
                                          sign * (row.value or 0.0), row.place))
@@ -89,14 +89,14 @@ def _csv(rows: list[Row], names: list[str]) -> str:
     return text.getvalue()
 
 
-def _headline(sweep: Sweep, rows: list[Row]) -> str:
+def headline(sweep: Sweep, rows: list[Row]) -> str:
     states = [row.state for row in rows]
     counted = ', '.join(f'{states.count(state)} {state}' for state in dict.fromkeys(states))
     best = rows[0]
     if best.state != 'complete':
         return f'{counted}; nothing has been found yet'
-    return (f'{counted}; best {_name(sweep)} {_number(best.value)}{_spread(best.values)} of trial '
-            f'{best.place}: {_listed(best.settings)}')
+    return (f'{counted}; best {sweep.plan.measure} {number(best.value)}{spread(best.values)} '
+            f'of trial {best.place}: {listed(best.settings)}')
 
 
 def _sections(sweep: Sweep, rows: list[Row], names: list[str], folder: Path
@@ -111,7 +111,7 @@ def _sections(sweep: Sweep, rows: list[Row], names: list[str], folder: Path
     if others := [row for row in rows if row.state != 'complete']:
         yield 'Without a result', table(
             ('trial', 'state', 'settings', 'reason'),
-            [(str(row.place), row.state, _listed(row.settings), row.reason) for row in others])
+            [(str(row.place), row.state, listed(row.settings), row.reason) for row in others])
     yield 'The sweep', table(('what', 'value'), [
         (what.replace('_', ' '), str(value)) for what, value in sweep.plan.to_row().items()
         if what != 'config'])
@@ -122,8 +122,8 @@ def _best(done: list[Row], names: list[str], folder: Path) -> str:
         return paragraph('No trial is complete yet.')
     several = any(len(row.values) > 1 for row in done)
     header = ['trial', 'value', *(['sd', '95 % ±'] if several else []), *names, 'minutes']
-    lines = [[str(row.place), _number(row.value),
-              *([_number(statistics.stdev(row.values)), _number(interval(row.values))]
+    lines = [[str(row.place), number(row.value),
+              *([number(statistics.stdev(row.values)), number(interval(row.values))]
                 if several else []),
               *(_text(row.settings.get(name)) for name in names), f'{row.minutes:.1f}']
              for row in done[:SHOWN]]
@@ -152,7 +152,7 @@ def _parallel(sweep: Sweep, done: list[Row], names: list[str]) -> str:
     columns = {name: [_drawn(row.settings.get(name)) for row in done] for name in names
                if any(name in row.settings for row in done)}
     log = {dimension.key for dimension in sweep.plan.space if dimension.log}
-    return picture(draw_parallel(columns, [row.value for row in done], _name(sweep), log),
+    return picture(draw_parallel(columns, [row.value for row in done], sweep.plan.measure, log),
                    'A line for each trial through its settings to its result')
 
 
@@ -163,19 +163,15 @@ def _curves(sweep: Sweep, rows: list[Row]) -> str:
     about = (f'The best {CURVES} of {len(rows)} trials; the first seed of each.'
              if len(rows) > CURVES else 'The first seed of each trial.')
     return paragraph(about) + picture(
-        draw_curves(_name(sweep), _name(sweep), curves, size=(6.6, 3.6), log=False),
+        draw_curves(sweep.plan.measure, sweep.plan.measure, curves, size=(6.6, 3.6), log=False),
         'The metric of each trial over steps')
 
 
-def _name(sweep: Sweep) -> str:
-    return sweep.plan.metric.rpartition(':')[0]
-
-
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     return f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else ''
 
 
-def _listed(settings: dict[str, Any]) -> str:
+def listed(settings: dict[str, Any]) -> str:
     return ', '.join(f'{name} = {_text(value)}' for name, value in settings.items())
 
 
@@ -184,8 +180,8 @@ def _drawn(value: Any) -> float | str | None:
 
 
 def _text(value: Any) -> str:
-    return '' if value is None else _number(value) if isinstance(value, float) else str(value)
+    return '' if value is None else number(value) if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return '' if value is None else f'{value:.4g}'

@@ -45,6 +45,16 @@ class Plan:
     pruner: str
     sampler_seed: int
 
+    @property
+    def measure(self) -> str:
+        """The metric's name, without its direction."""
+        return self.metric.rpartition(':')[0]
+
+    @property
+    def direction(self) -> str:
+        """'min' or 'max'."""
+        return self.metric.rpartition(':')[2]
+
     def to_row(self) -> dict[str, Any]:
         """What is compared, and shown where workers disagree."""
         return {'space': self.text, 'metric': self.metric, 'trials': self.trials,
@@ -252,7 +262,7 @@ def _runs(process: int) -> bool:
 def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str) -> Sweep:
     """The sweep of that name, made if there is none. Raises UserError if it has another plan."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction = {'min': 'minimize', 'max': 'maximize'}[plan.metric.rpartition(':')[2]]
+    direction = {'min': 'minimize', 'max': 'maximize'}[plan.direction]
     try:
         study = optuna.create_study(study_name=name, storage=storage, direction=direction)
         study.set_user_attr('plan', plan.to_row())

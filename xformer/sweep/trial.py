@@ -78,7 +78,7 @@ class Runner:
             return
         mean = statistics.mean(values)
         if self._sweep.end(trial, TrialState.COMPLETE, mean):
-            self._say(f'trial {place}: {self._sweep.plan.metric.rpartition(":")[0]} {mean:.5g}'
+            self._say(f'trial {place}: {self._sweep.plan.measure} {mean:.5g}'
                       + (f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else ''))
 
     def _last_value(self, trial: optuna.Trial, ended: Ended) -> float | None:
@@ -101,7 +101,7 @@ class Runner:
 
     def _trained(self, trial: optuna.Trial, folder: Path, settings: dict, reports: bool) -> float:
         """The metric of one run."""
-        name, direction = self._sweep.plan.metric.rsplit(':', 1)
+        name = self._sweep.plan.measure
         flags = [f'--config.{field}={_text(value)}' for field, value in settings.items()]
         rows = _Follower(folder / 'metrics.jsonl', name)
 

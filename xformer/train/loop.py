@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -22,6 +19,7 @@ from xformer.train.distil import Teacher, check_teacher, make_teach
 from xformer.train.flops import peak_flops, update_flops
 from xformer.train.folder import check_folder, create_folder, only_writer
 from xformer.train.parallel import Parallel
+from xformer.train.signals import Stopped, interruptible
 from xformer.train.start import Start, merged
 from xformer.train.step import Steps, TrainState, make_steps
 from xformer.train.tasks import task_of, total_summary
@@ -32,12 +30,6 @@ class NotFinite(Ending):
     """The loss or the gradients stopped being finite; the last good state is saved."""
 
     exit_code = 3
-
-
-class Stopped(Ending):
-    """A signal ended the work early; what was done is saved, and the same command goes on."""
-
-    exit_code = 75
 
 
 def train(config: Config, folder: Path, start: Start | None = None,
@@ -264,29 +256,3 @@ def _opening(corpus: Corpus, examples: int, plan: BatchPlan, training: Training)
             f'the vocabulary, {parameters:,} parameters; {training.config.train.steps:,} steps '
             f'({plan.num_batches:,} an epoch, {len(plan.shapes)} shapes, {plan.fill:.1%} real '
             f'tokens) on {devices["count"]} × {devices["kind"]}{going_on}')
-
-
-class Interrupt:
-    """Whether SIGINT or SIGTERM has asked the run to stop, and by which name."""
-
-    requested = ''
-
-
-@contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second one stops at once."""
-    interrupt = Interrupt()
-
-    def note(number, frame):
-        name = signal.Signals(number).name
-        if interrupt.requested:
-            raise Stopped(f'stopped at once by a second {name}; the newest checkpoint stands')
-        interrupt.requested = name
-        say(f'{name}: stopping after the next step, saved (again: at once)')
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
