@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Line:
-    """One figure. `measure` is NAME in eval/SPLIT.json, times `factor` in what `unit` counts."""
+    """One figure. `measure` is NAME in eval/SPLIT.json, times `factor` in what `unit` counts.
+
+    A line without a configuration is the mean of all lines before it.
+    """
 
     label: str
     config: str
@@ -40,6 +43,11 @@ class Result:
     gpu: bool = False
 
     @property
+    def runs(self) -> list[Line]:
+        """The lines that are trained for."""
+        return [line for line in self.lines if line.config]
+
+    @property
     def needs(self) -> str:
         return f'{self.hours:g} hours a seed on {"a GPU" if self.gpu else "2 CPU cores"}'
 
@@ -48,6 +56,13 @@ def _percent(label: str, config: str, published: float | None, measure: str, **m
     return Line(label, config, published, measure, '%', factor=100.0, **more)
 
 
+def _sigmorphon(prefix: str, published: Mapping[str, float], mean: float) -> tuple[Line, ...]:
+    lines = [_percent(language, f'g2p_sigmorphon:{prefix}{language}', figure, 'wer',
+                      better='lower') for language, figure in published.items()]
+    return *lines, _percent('mean of the languages', '', mean, 'wer', better='lower')
+
+
+_SIGMORPHON = 'Ashby et al. 2021; README of sigmorphon/2021-task1 (an ensemble of transducers)'
 _NANOGPT = 'README of karpathy/nanoGPT'
 _CMUDICT = ('another split, of another edition of the dictionary; of several pronunciations the '
             'nearest counts')
@@ -76,6 +91,16 @@ RESULTS: dict[str, Result] = {
             _percent('WER, newest dictionary (T2T)', 'g2p_quickstart', 30.2, 'wer',
                      better='lower')),
         protocol=_CMUDICT + '; ours is trained for three minutes'),
+    'sigmorphon_medium': Result(
+        'SIGMORPHON 2021, letters to phones, word error rate, 8,000 words', _SIGMORPHON, 0.7,
+        _sigmorphon('', {
+            'arm_e': 7.0, 'bul': 18.3, 'dut': 14.7, 'fre': 8.5, 'geo': 0.0, 'hbs_latn': 32.1,
+            'hun': 1.8, 'jpn_hira': 5.2, 'kor': 16.3, 'vie_hanoi': 2.5}, 10.64)),
+    'sigmorphon_low': Result(
+        'SIGMORPHON 2021, letters to phones, word error rate, 800 words', _SIGMORPHON, 0.2,
+        _sigmorphon('low-', {
+            'ady': 22.0, 'gre': 21.0, 'ice': 12.0, 'ita': 19.0, 'khm': 34.0, 'lav': 55.0,
+            'mlt_latn': 19.0, 'rum': 10.0, 'slv': 49.0, 'wel_sw': 10.0}, 25.1)),
     'scan': Result(
         'SCAN', 'Lake & Baroni 2018; Csordás et al. 2021; Ontañón et al. 2021 (Transformer, jump)',
         0.9, (

@@ -82,8 +82,9 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
     lines, runs = {}, set()
     for line in result.lines:
-        found = []
-        for seed in range(seeds):
+        found = [statistics.mean(values) for values in zip(*(
+            each['values'] for each in lines.values()))] if not line.config else []
+        for seed in range(seeds if line.config else 0):
             run = folder / _slug(line) / f'seed-{seed}'
             found.append(_measured(line, run, seed, smoke, trained=run in runs))
             runs.add(run)
@@ -91,10 +92,10 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
                              'status': status(line, found, result.protocol)}
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
-            'commands': [' '.join(['python', '-m', *command]) for line in result.lines
+            'commands': [' '.join(['python', '-m', *command]) for line in result.runs
                          for command in _commands(line, folder / _slug(line) / 'seed-0', 0, smoke)],
             'configs': {_slug(line): json.loads((folder / _slug(line) / 'seed-0' / 'config.json')
-                                                .read_text()) for line in result.lines},
+                                                .read_text()) for line in result.runs},
             'hardware': f'{len(os.sched_getaffinity(0))} cores, {_processor()}',
             'minutes': statistics.mean(map(_minutes, runs)), 'date': date.today().isoformat(),
             'data': list(dict.fromkeys(each['data_fingerprint'] for each in manifests)),

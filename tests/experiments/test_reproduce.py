@@ -32,8 +32,9 @@ def test_every_result_names_what_there_is(name):
     assert result.lines and result.source and result.hours > 0
     assert len({line.label for line in result.lines}) == len(result.lines)
     for line in result.lines:
-        validate(override(configs.load(line.config).config, line.settings))
         assert line.better in ('higher', 'lower') and line.split in ('dev', 'test')
+    for line in result.runs:
+        validate(override(configs.load(line.config).config, line.settings))
 
 
 def test_the_table_in_the_repository_is_the_generated_one():
@@ -67,7 +68,8 @@ def test_a_result_is_trained_measured_and_recorded(
     monkeypatch.chdir(shared)  # where tiny.py is
     results = {'tiny': Result('Words in capitals', 'nobody', 0.01, (
         Line('PER', 'tiny.py', 10.0, 'per', '%', 'lower', 'dev', factor=100.0),
-        Line('WER', 'tiny.py', None, 'wer', '%', 'lower', 'dev', factor=100.0)))}
+        Line('WER', 'tiny.py', None, 'wer', '%', 'lower', 'dev', factor=100.0),
+        Line('mean', '', None, '', '%', 'lower')))}
     for module in ledger, reproduce:
         monkeypatch.setattr(module, 'RESULTS', results)
     monkeypatch.setattr(reproduce, 'FOLDER', tmp_path / 'results')
@@ -79,6 +81,8 @@ def test_a_result_is_trained_measured_and_recorded(
     record = json.loads((tmp_path / 'results/tiny.json').read_text())
     assert record['lines']['PER'] == {'published': 10.0, 'unit': '%', 'status': 'missed',
                                       'values': [100 * measured['metrics']['per']]}
+    assert record['lines']['mean']['values'] == [
+        50 * measured['metrics']['per'] + 50 * measured['metrics']['wer']]
     assert record['data'] == [measured['fingerprint']] and record['minutes'] > 0
     assert len(record['commands']) == 4 and record['configs']['tiny.py']['model']['d_model'] == 16
     assert f'| PER, % | 10 | {100 * measured["metrics"]["per"]:.1f} | 1 | missed |' in (

@@ -80,6 +80,9 @@ def test_known_data_sets_are_the_published_ones_and_have_the_published_sizes(sha
     sizes |= {(f'scan_{name}', 'pairs'): counts for name, counts in {
         'simple': (16_728, 4_182), 'length': (16_990, 3_920), 'addprim_jump': (14_670, 7_706),
         'addprim_turn_left': (21_890, 1_208)}.items()}
+    sizes |= {(f'sigmorphon_{name}', 'pairs'): counts for name, counts in {
+        'eng_us': (33_344, 4_168, 4_168), 'bul': (8_000, 1_000, 1_000),
+        'vie_hanoi': (8_000, 1_000, 1_000), 'wel_sw': (800, 100, 100)}.items()}
     for (name, objective), counts in sizes.items():
         data = DataConfig(dataset=name, objective=objective)
         assert digests(data)[0][0] == name  # sha256 of each file is that of the table
@@ -91,7 +94,7 @@ def test_known_data_sets_are_the_published_ones_and_have_the_published_sizes(sha
     labelled = {'sst2', 'cola', 'mrpc', 'reuters_r8', 'wnut17'}  # see test_labelled
     constructed = {'libreoffice_errors', 'libreoffice_casual', 'debian_cloze'}
     assert len(DATASETS) == len({name for name, _ in sizes} | labelled | constructed | {
-        'cmudict', 'tiny_shakespeare', 'scan_cutoff26'})
+        'cmudict', 'tiny_shakespeare', 'scan_cutoff26'}) + 17  # of SIGMORPHON's 21
 
 
 def test_tiny_shakespeare_is_cut_as_nanogpt_does(shared_data):

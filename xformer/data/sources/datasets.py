@@ -227,6 +227,20 @@ def _scan(about: str, upstream_folder: str, name: str) -> Dataset:
                    upstream='brendenlake/SCAN/c4b756cbc010d75c912f16c42c8f15dc6b7e6c8f')
 
 
+def _sigmorphon(size: str, language: str) -> Dataset:
+    files = {split: {f'{size}/{language}_{split}.tsv': f'data/{size}/{language}_{split}.tsv'}
+             for split in SPLITS}
+    return Dataset(f'words to phones, {language} (SIGMORPHON 2021, {size})', 'CC BY-SA 3.0',
+                   'sigmorphon_g2p_2021', files, pairs=read_tsv,
+                   upstream='sigmorphon/2021-task1/821bcdece5a47820872215969f275004b0abe80c')
+
+
+SIGMORPHON = {  # languages by the size of their training data: 33,000, 8,000 and 800 words
+    'high': ('eng_us',),
+    'medium': ('arm_e', 'bul', 'dut', 'fre', 'geo', 'hbs_latn', 'hun', 'jpn_hira', 'kor',
+               'vie_hanoi'),
+    'low': ('ady', 'gre', 'ice', 'ita', 'khm', 'lav', 'mlt_latn', 'rum', 'slv', 'wel_sw'),
+}
 _SCAN_LENGTH = _scan('test outputs longer than those of train', 'length_split', 'length')
 _THREE_TSV = _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv')
 _HELP_BUILD = ('it is built from the Debian 12 packages libreoffice-help-en-us and '
@@ -307,4 +321,5 @@ DATASETS = {
         _SCAN_LENGTH, about='commands to actions (SCAN), re-split: test outputs beyond 26 actions',
         files={'train': _SCAN_LENGTH.files['train'] | _SCAN_LENGTH.files['test']},
         part=_cut_at_26),
-}
+} | {f'sigmorphon_{language}': _sigmorphon(size, language)
+     for size, languages in SIGMORPHON.items() for language in languages}
