@@ -7,7 +7,7 @@ empty the two are not comparable, and stand side by side.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -15,7 +15,8 @@ from typing import Any
 class Line:
     """One figure. `measure` is NAME in eval/SPLIT.json, times `factor` in what `unit` counts.
 
-    A line without a configuration is the mean of all lines before it.
+    A line without a configuration is the mean of all lines before it. `against` is the label of
+    another, from which it should differ as it does in the publication.
     """
 
     label: str
@@ -28,6 +29,8 @@ class Line:
     factor: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     evaluate: tuple[str, ...] = ()  # more flags of experiments.evaluate
+    against: str = ''
+    seeds: int | None = None  # at most
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,39 @@ def _sigmorphon(prefix: str, published: Mapping[str, float], mean: float) -> tup
     return *lines, _percent('mean of the languages', '', mean, 'wer', better='lower')
 
 
+def _table3() -> tuple[Line, ...]:
+    """Rows of the table with settings in the same proportion to the base model, dev BLEU."""
+    rows = {
+        '1 head (published: 1 of 8)': (24.9, {'model.num_heads': 1}),
+        'half the heads': (25.5, {'model.num_heads': 2}),
+        'twice the heads': (25.8, {'model.num_heads': 8}),
+        'four times the heads': (25.4, {'model.num_heads': 16}),
+        'heads of a quarter of the width': (25.1, {'model.head_width': 8}),
+        'heads of half the width': (25.4, {'model.head_width': 16}),
+        'a third of the layers': (23.7, _layers(1)),
+        'two thirds of the layers': (25.3, _layers(3)),
+        'four thirds of the layers': (25.5, _layers(5)),
+        'half as wide': (24.5, {'model.d_model': 64}),
+        'twice as wide': (26.0, {'model.d_model': 256}),
+        'half the inner width': (25.4, {'model.d_ff': 128}),
+        'twice the inner width': (26.2, {'model.d_ff': 512}),
+        'no dropout': (24.6, {'model.dropout': 0.0}),
+        'dropout 0.2': (25.5, {'model.dropout': 0.2}),
+        'no label smoothing': (25.3, {'optim.label_smoothing': 0.0}),
+        'label smoothing 0.2': (25.7, {'optim.label_smoothing': 0.2}),
+        'learned positions': (25.7, {'model.positions': 'learned'})}
+    shorter = {'train.steps': 1500}
+    base = Line('base', 'translate_multi30k', 25.8, 'bleu_tokenised', 'BLEU', split='dev',
+                settings=shorter)
+    return base, *(replace(base, label=label, published=published, against='base', seeds=1,
+                           settings=shorter | settings)
+                   for label, (published, settings) in rows.items())
+
+
+def _layers(count: int) -> dict[str, int]:
+    return {'model.num_encoder_layers': count, 'model.num_decoder_layers': count}
+
+
 _SIGMORPHON = 'Ashby et al. 2021; README of sigmorphon/2021-task1 (an ensemble of transducers)'
 _NANOGPT = 'README of karpathy/nanoGPT'
 _CMUDICT = ('another split, of another edition of the dictionary; of several pronunciations the '
@@ -83,6 +119,13 @@ RESULTS: dict[str, Result] = {
         'Multi30k, English to German, transformer_tiny', 'README-baseline of LividWo/Revisit-MMT',
         9.0, (Line('test2016, lower-cased and tokenised', 'translate_multi30k:paper', 41.02,
                    'bleu_tokenised', 'BLEU', evaluate=('--checkpoint=average-last:10',)),)),
+    'multi30k_table3': Result(
+        'The shape of "Attention is all you need", table 3, on Multi30k', 'Vaswani et al. 2017',
+        2.5, _table3(),
+        protocol='theirs are of newstest2013 after 100,000 updates on WMT14, ours of Multi30k '
+                 'after 1,500, by a model of 4 + 4 layers and a quarter of the width; widths of '
+                 'heads are of keys and values alike. What counts is whether a row moves as '
+                 'theirs does'),
     'cmudict': Result(
         'CMUdict, letters to phones, without stress',
         'Yolchuyeva et al. 2019; README of cmusphinx/g2p-seq2seq', 0.06, (
@@ -126,10 +169,21 @@ RESULTS: dict[str, Result] = {
 }
 
 
-def status(line: Line, values: Sequence[float], protocol: str) -> str:
-    """reproduced, close (within two standard deviations or 2 %), missed, or not comparable."""
+def status(line: Line, values: Sequence[float], protocol: str,
+           base: tuple[float, Sequence[float]] | None = None) -> str:
+    """reproduced, close (within two standard deviations or 2 %), missed, or not comparable.
+
+    With `base`, the published figure and our values of the line that it is `against`: whether ours
+    moved as the published one did, by more than two standard deviations of the base.
+    """
     if line.published is None:
         return 'for comparison'
+    if base:
+        moved = statistics.mean(values) - statistics.mean(base[1])
+        if len(base[1]) > 1 and abs(moved) <= 2 * statistics.stdev(base[1]):
+            return 'moves less than seeds do'
+        return ('moves as published' if moved * (line.published - base[0]) > 0
+                else 'moves otherwise')
     if protocol:
         return 'not comparable'
     mean = statistics.mean(values)

@@ -84,12 +84,14 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     for line in result.lines:
         found = [statistics.mean(values) for values in zip(*(
             each['values'] for each in lines.values()))] if not line.config else []
-        for seed in range(seeds if line.config else 0):
+        for seed in range(min(seeds, line.seeds or seeds) if line.config else 0):
             run = folder / _slug(line) / f'seed-{seed}'
             found.append(_measured(line, run, seed, smoke, trained=run in runs))
             runs.add(run)
+        base = lines[line.against] if line.against else None
         lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
-                             'status': status(line, found, result.protocol)}
+                             'status': status(line, found, result.protocol, base and (
+                                 base['published'], base['values']))}
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
             'commands': [' '.join(['python', '-m', *command]) for line in result.runs
@@ -115,7 +117,8 @@ def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> f
 def _commands(line: Line, run: Path, seed: int, smoke: bool) -> list[list[str]]:
     """To train, and to measure."""
     config = f'{line.config.partition(":")[0]}:smoke' if smoke else line.config
-    settings = {**line.settings, 'train.seed': seed}
+    settings = {name: value for name, value in line.settings.items()
+                if not (smoke and name == 'train.steps')} | {'train.seed': seed}
     checkpoint = [flag for flag in line.evaluate if not (smoke and flag.startswith('--checkpoint'))]
     return [['experiments.train', f'--config={config}', f'--workdir={run}',
              *(f'--config.{name}={value}' for name, value in settings.items())],

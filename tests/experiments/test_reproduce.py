@@ -26,6 +26,18 @@ def test_what_may_be_said(line, values, protocol, expected):
     assert status(line, values, protocol) == expected
 
 
+@pytest.mark.parametrize('published, values, base, expected', [
+    (25.0, [24.0], (25.8, [25.0]), 'moves as published'),
+    (26.0, [26.0], (25.8, [25.0]), 'moves as published'),
+    (25.8, [26.0], (25.8, [25.0]), 'moves otherwise'),
+    (25.0, [26.0], (25.8, [25.0]), 'moves otherwise'),
+    (25.0, [24.0], (25.8, [24.5, 25.5]), 'moves less than seeds do'),  # sd 0.71
+    (25.0, [23.5], (25.8, [24.5, 25.5]), 'moves as published')])
+def test_whether_a_line_moves_as_the_published_one(published, values, base, expected):
+    line = Line('x', 'scan', published, 'bleu', 'BLEU', against='base')
+    assert status(line, values, 'another corpus', base) == expected
+
+
 @pytest.mark.parametrize('name', RESULTS)
 def test_every_result_names_what_there_is(name):
     result = RESULTS[name]

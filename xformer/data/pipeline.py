@@ -33,10 +33,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Corpus:
-    """The tokenizers and the token store of every split there is."""
+    """The tokenizers and the token store of every split there is; `held_out` has the texts of
+    SPLIT.jsonl for all but train."""
 
     tokenizers: Tokenizers
     stores: dict[str, TokenStore]
+    held_out: Path
 
     @property
     def fingerprint(self) -> str:
@@ -63,7 +65,9 @@ def prepare(config: Config, say: Say = lambda sentence: None,
         stores = {split: _reuse(folder / split, lambda path: _open(path, tokenizers),
                                 lambda path: _tokenise(path, config, tokenizers, say), say)
                   for split in splits_of(config.data)}
-    return Corpus(tokenizers, stores)
+        held_out = _reuse(folder / 'held_out', lambda path: path,
+                          lambda path: _hold_out(path, config.data), say)
+    return Corpus(tokenizers, stores, held_out)
 
 
 def prefetch(make_batch: Callable[[int], T], start: int, stop: int,
@@ -172,6 +176,20 @@ def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) ->
                        + limited)
     say(f'{split} split: ' + counted.format_map(store.manifest))
     return store
+
+
+def _hold_out(folder: Path, data: DataConfig) -> Path:
+    """A JSON list of its parts for each example."""
+    with unfinished(folder) as path:
+        for split in splits_of(data):
+            if split != 'train':
+                with open(path / f'{split}.jsonl', 'w', encoding='utf-8') as file:
+                    for example in read_examples(data, split):
+                        for number, part in enumerate(example):  # of one text, a piece of it
+                            file.write(', ' if number else '[')
+                            file.write(json.dumps(part, ensure_ascii=False))
+                        file.write(']\n')
+    return folder
 
 
 def _open(folder: Path, tokenizers: Tokenizers) -> TokenStore:

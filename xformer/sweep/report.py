@@ -90,6 +90,7 @@ def _csv(rows: list[Row], names: list[str]) -> str:
 
 
 def headline(sweep: Sweep, rows: list[Row]) -> str:
+    """How many trials are in which state, and the best of them."""
     states = [row.state for row in rows]
     counted = ', '.join(f'{states.count(state)} {state}' for state in dict.fromkeys(states))
     best = rows[0]
@@ -168,10 +169,12 @@ def _curves(sweep: Sweep, rows: list[Row]) -> str:
 
 
 def spread(values: list[float]) -> str:
+    """' ± standard deviation', where there are several."""
     return f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else ''
 
 
 def listed(settings: dict[str, Any]) -> str:
+    """'NAME = VALUE, ...'."""
     return ', '.join(f'{name} = {_text(value)}' for name, value in settings.items())
 
 
@@ -184,4 +187,5 @@ def _text(value: Any) -> str:
 
 
 def number(value: float | None) -> str:
+    """Four significant digits, or nothing."""
     return '' if value is None else f'{value:.4g}'

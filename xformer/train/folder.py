@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from pathlib import Path
 
 from xformer.config import Config, UserError, diff, from_json, to_flat, to_json
 from xformer.data.pipeline import Corpus
-from xformer.data.sources import read_examples
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece',
             'tokenizers')
@@ -95,14 +95,7 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
         return
     write_atomically(folder / 'config.json', to_json(config))
     corpus.tokenizers.save(folder)
-    (folder / 'data').mkdir(exist_ok=True)
-    for split in corpus.stores.keys() - {'train'}:
-        with open(folder / 'data' / f'{split}.jsonl', 'w', encoding='utf-8') as file:
-            for example in read_examples(config.data, split):
-                for number, part in enumerate(example):  # of one text, a part is a piece of it
-                    file.write(', ' if number else '[')
-                    file.write(json.dumps(part, ensure_ascii=False))
-                file.write(']\n')
+    shutil.copytree(corpus.held_out, folder / 'data', dirs_exist_ok=True)
     about = describe(corpus, parallel) | {name: run for name, run in origins.items() if run}
     write_atomically(manifest, json.dumps(about, indent=2) + '\n')
 

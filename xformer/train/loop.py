@@ -171,7 +171,7 @@ class Training:
             last = step == train.steps
             evaluate = last or step % train.eval_every == 0
             save = last or step % train.save_every == 0 or interrupt.requested
-            if evaluate or save:
+            if evaluate or save or i == self.start:  # the first one is seen before others compile
                 self._settle(step, metrics, dev_batches() if evaluate else None, save)
                 pending = None
             if evaluate and self.out_of_patience():
