@@ -82,12 +82,14 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
     lines, runs = {}, set()
     for line in result.lines:
-        found = [statistics.mean(values) for values in zip(*(
-            each['values'] for each in lines.values()))] if not line.config else []
-        for seed in range(min(seeds, line.seeds or seeds) if line.config else 0):
-            run = folder / _slug(line) / f'seed-{seed}'
-            found.append(_measured(line, run, seed, smoke, trained=run in runs))
-            runs.add(run)
+        if line.config:
+            found = []
+            for seed in range(min(seeds, line.seeds or seeds)):
+                run = folder / _slug(line) / f'seed-{seed}'
+                found.append(_measured(line, run, seed, smoke, trained=run in runs))
+                runs.add(run)
+        else:
+            found = list(map(statistics.mean, zip(*(each['values'] for each in lines.values()))))
         base = lines[line.against] if line.against else None
         lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
                              'status': status(line, found, result.protocol, base and (

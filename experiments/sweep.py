@@ -35,6 +35,7 @@ from experiments import cli
 from experiments.train import SECTIONS
 from xformer.config import Config, UserError
 from xformer.console import say
+from xformer.sweep.jobs import parse_request, submit
 
 
 def define(values: flags.FlagValues) -> None:
@@ -74,8 +75,8 @@ def main(argv: list[str]) -> None:
     plan = _plan(config, text, values)
     if values.job and not values.submit:
         raise UserError('--job has no effect without --submit')
+    request = parse_request(values.job or '')
 
-    from xformer.sweep.jobs import parse_request, submit
     from xformer.sweep.live import shown
     from xformer.sweep.report import write_report
     from xformer.sweep.study import join, storage_of
@@ -88,8 +89,7 @@ def main(argv: list[str]) -> None:
     say(f'{plan.trials:,} trials of {plan.seeds} {"seed" if plan.seeds == 1 else "seeds"}, '
         f'{plan.metric}: {folder}')
     if values.submit:
-        ids = submit(_worker(values), folder / 'jobs', values.submit, values.workers,
-                     parse_request(values.job or ''))
+        ids = submit(_worker(values), folder / 'jobs', values.submit, values.workers, request)
         say(f'jobs {", ".join(ids)} of {values.submit}; their logs: {folder / "jobs"}')
         return
     runner = Runner(sweep, folder, say)

@@ -4,9 +4,9 @@ import csv
 import os
 import re
 import signal
-import time
 
 import pytest
+from waiting import wait_for
 
 from experiments import sweep
 from xformer.config import UserError
@@ -15,15 +15,18 @@ COMMAND = ('sweep', '--config=tiny.py', '--workdir=sweep',
            '--space=optim.peak_learning_rate = 2e-2')
 
 
+def measured(run):
+    """Whether a run has measured something."""
+    rows = run / 'metrics.jsonl'
+    return lambda: rows.exists() and rows.read_text()
+
+
 def test_a_sweep_that_is_stopped_goes_on_and_its_trials_are_ordinary_runs(
         start, shared, trained, tmp_path):
     (tmp_path / 'tiny.py').write_text((shared / 'tiny.py').read_text())
     first = tmp_path / 'sweep/trials/0000/seed-0'
     with start(*COMMAND, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 200
-        while not (first / 'metrics.jsonl').exists() or not (first / 'metrics.jsonl').read_text():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(measured(first), process)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=200)
     assert process.returncode == 75 and 'sweep: stopped by SIGTERM' in said
@@ -43,10 +46,7 @@ def test_a_key_that_interrupts_sweep_and_run_alike_saves_the_run(start, shared, 
     run = tmp_path / 'sweep/trials/0000/seed-0'
     with start(*COMMAND, '--config.train.steps=100000', cwd=tmp_path,
                start_new_session=True) as process:
-        deadline = time.monotonic() + 200
-        while not (run / 'metrics.jsonl').exists() or not (run / 'metrics.jsonl').read_text():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(measured(run), process)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=200)
     assert process.returncode == 75
@@ -59,10 +59,7 @@ def test_jobs_serve_a_sweep(start, shared, trained, tmp_path):
         _, said = process.communicate(timeout=200)
     assert process.returncode == 0 and re.search('jobs [0-9]+, [0-9]+ of local', said)
     page = tmp_path / 'sweep/sweep.html'
-    deadline = time.monotonic() + 200
-    while not page.exists() or '1 complete' not in page.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: page.exists() and '1 complete' in page.read_text())
     assert (tmp_path / 'sweep/trials/0000/seed-0/metrics.jsonl').read_bytes() == (
         trained / 'metrics.jsonl').read_bytes()
 
@@ -75,6 +72,7 @@ def test_jobs_serve_a_sweep(start, shared, trained, tmp_path):
     (['--space=model.dropout = 0 | 0.1', '--metric=dev/per'], 'must be dev/NAME:min'),
     (['--space=model.dropout = 0 | 0.1', '--sampler_seed=3'], '--sampler_seed has no effect'),
     (['--space=model.dropout = 0 | 0.1', '--job=timeout_min=5'], 'no effect without --submit'),
+    (['--space=model.dropout = 0 | 0.1', '--submit=local', '--job=gpus'], 'is not NAME=VALUE'),
     (['--space=model.dropout = 0 | 0.1', '--seeds=0'], 'seeds')])
 def test_mistakes(flags, sentence, shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from waiting import wait_for
 
 from experiments import evaluate
 
@@ -61,15 +62,6 @@ def steps_saved(run: Path) -> list[int]:
     return sorted(int(path.stem) for path in (run / 'checkpoints').glob('*.json'))
 
 
-def wait_for(process, happened) -> None:
-    """Until `happened()`, which must be before the process ends."""
-    given_up = time.monotonic() + 300
-    while not happened():
-        assert time.monotonic() < given_up
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-
-
 def reached(run: Path, step: int):
     """Whether the newest start of a run has logged a step from `step` on."""
     def happened() -> bool:
@@ -111,7 +103,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(here, start, run, traine
     moments = sorted(draw.sample(range(1, steps - 10), kills))
     for happened in (killed.exists, *(reached(killed, step) for step in moments)):
         process = start(*command, cwd=here)
-        wait_for(process, happened)
+        wait_for(happened, process)
         time.sleep(draw.uniform(0, 0.02))
         process.kill()
         assert end(process)[0] == -signal.SIGKILL
@@ -145,7 +137,7 @@ def test_the_other_families_go_on_after_a_kill_as_if_undisturbed(family, here, s
     result = run('train', '--config=tiny.py', '--workdir=undisturbed', *flags)
     assert result.returncode == 0, result.stderr
     process = start('train', '--config=tiny.py', '--workdir=run', *flags, cwd=here)
-    wait_for(process, reached(here / 'run', 10))
+    wait_for(reached(here / 'run', 10), process)
     process.kill()
     assert end(process)[0] == -signal.SIGKILL
     result = run('train', '--config=tiny.py', '--workdir=run', *flags)
@@ -185,11 +177,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(here, start, run, trained):
     """While it compiles, then while it trains; a second writer changes nothing meanwhile."""
     folder = here / 'run'
     process = start(*COMMAND, cwd=here)
-    wait_for(process, (folder / 'manifest.json').exists)
+    wait_for((folder / 'manifest.json').exists, process)
     first = stopped_by(signal.SIGINT, process, folder)
 
     process = start(*COMMAND, cwd=here)
-    wait_for(process, reached(folder, first + 5))
+    wait_for(reached(folder, first + 5), process)
     assert_second_writer_refused(process, here, run)
     second = stopped_by(signal.SIGTERM, process, folder)
     assert second > first
