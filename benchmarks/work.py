@@ -66,7 +66,8 @@ def bert_config(name: str, length: int, vocab_size: int) -> Config:
 def bert_batches(length: int, rows: int, number: int, vocab_size: int) -> list[Batch]:
     """Random full rows [CLS] A [SEP] B [SEP], as `xformer.data.objectives.masked` hides them."""
     random = np.random.Generator(np.random.Philox(0))
-    masking = Masking(BERT_SPECIAL, vocab_size, rate=0.15, word_starts_V=None)
+    masking = Masking(BERT_SPECIAL, vocab_size, rate=0.15, mask_share=0.8, random_share=0.1,
+                      word_starts_V=None)
     batches = []
     for _ in range(number):
         ids_BS = random.integers(BERT_SPECIAL.mask + 1, vocab_size, (rows, length), np.int32)

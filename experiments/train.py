@@ -17,8 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from xformer.checks import check_learns, check_same, validate
-from xformer.config import Config, UserError, adapted, to_json
+from xformer.checks import adapted, check_learns, check_same, validate
+from xformer.config import Config, UserError, to_json
 from xformer.console import say
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))

@@ -45,6 +45,7 @@ SOUND = [
     MLM | {'data.tokenizer': 'wordpiece', 'data.tokenizer_file': 'vocab.txt'},
     MLM | {'data.noise_rate': 0.3, 'data.whole_words': True, 'data.tokenizer': 'wordpiece'},
     NSP | {'data.whole_words': True, 'data.tokenizer': 'wordpiece'},
+    MLM | {'data.mask_share': 0.0, 'data.random_share': 1.0}, NSP | {'data.random_share': 0.0},
     SPANS | {'data.noise_rate': 0.3, 'data.mean_span': 2.0}, DENOISE | {'data.mean_span': 2.0},
     LM | {'data.sequence_length': 512}, PAIRS | {'data.score_strip': '012'},
     PAIRS | {'data.score': 'rouge', 'data.too_long': 'cut'},
@@ -148,6 +149,9 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
      'embedding_scale=output has no effect with model.tie_embeddings=none'),
     (MLM, {'decode.beam_size': 9}, 'decode.beam_size=9 has no effect with model.family=encoder'),
     (SPANS, {'data.whole_words': True}, 'data.whole_words has no effect with data.objective=spans'),
+    (DENOISE, {'data.mask_share': 1.0}, 'data.mask_share has no effect with .*=denoise'),
+    (LM, {'data.random_share': 0.0}, 'data.random_share has no effect with data.objective=lm'),
+    (MLM, {'data.random_share': 0.3}, 'mask_share=0.8 and data.random_share=0.3 are more than all'),
     (PAIRS, {'data.score': 'bleu', 'data.score_strip': '0'}, 'data.score_strip has no effect with '
      'data.score=bleu; it is for errors'),
     (LM, {'data.score_strip': '0'}, 'data.score_strip has no effect with data.objective=lm'),

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from xformer.config import (
     CHOOSING,
@@ -16,6 +17,8 @@ from xformer.config import (
     TrainConfig,
     UserError,
     diff,
+    leaves,
+    override,
     to_flat,
     writes_outputs,
 )
@@ -97,8 +100,8 @@ _RANGES = {  # name: (least, most, most is allowed)
         'model.dropout', 'model.attention_dropout', 'model.activation_dropout', 'optim.beta1',
         'optim.beta2', 'optim.label_smoothing', 'data.min_fill', 'data.noise_rate')},
     **{name: (0, 1, True) for name in (
-        'optim.final_fraction', 'optim.decay_fraction', 'optim.layer_decay', 'decode.top_p',
-        'decode.min_p')},
+        'data.mask_share', 'data.random_share', 'optim.final_fraction', 'optim.decay_fraction',
+        'optim.layer_decay', 'decode.top_p', 'decode.min_p')},
 }
 
 
@@ -193,8 +196,12 @@ def _data_checks(config: Config):
            f'data.noise_rate has no effect with data.objective={objective}')
     yield (objective in ('spans', 'denoise') or data.mean_span == default.mean_span,
            f'data.mean_span has no effect with data.objective={objective}')
-    yield (objective in ('mlm', 'mlm_nsp') or not data.whole_words,
-           f'data.whole_words has no effect with data.objective={objective}')
+    for name in ('whole_words', 'mask_share', 'random_share'):
+        yield (objective in ('mlm', 'mlm_nsp') or getattr(data, name) == getattr(default, name),
+               f'data.{name} has no effect with data.objective={objective}')
+    yield (data.mask_share + data.random_share <= 1,
+           f'data.mask_share={data.mask_share} and data.random_share={data.random_share} are more '
+           'than all hidden tokens')
     yield (not data.whole_words or data.tokenizer not in SYMBOLS,
            f'data.whole_words has no effect with data.tokenizer={data.tokenizer}, whose tokens are '
            'no parts of words')
@@ -307,3 +314,25 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
     yield ((decode.beam_groups > 1) == (decode.diversity > 0),
            f'decode.beam_groups={decode.beam_groups} and decode.diversity={decode.diversity} do '
            'not go together: diverse beam search needs groups above 1 and diversity above 0')
+
+
+# of a model, what need not be as it was when training begins with another's parameters
+_FREE = {f'model.{name}' for name in (
+    'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
+    'num_labels', 'pooler', 'pooler_activation')}
+_LAYERS = {'model.num_encoder_layers', 'model.num_decoder_layers'}
+_TOKENIZER = {f'data.{name}' for name in (
+    'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}
+
+
+def adapted(config: Config, source: Config, only_tokenizer: bool = False
+            ) -> tuple[Config, dict[str, Any]]:
+    """`config` with the architecture and tokenizer of `source`; {name: value} of what changed.
+
+    A student (train.teacher) may have fewer layers than what it begins with.
+    """
+    free = _FREE | (_LAYERS if config.train.teacher else set())
+    architecture = {name for name in leaves() if name.startswith('model.')} - free
+    taken = _TOKENIZER if only_tokenizer else architecture | _TOKENIZER
+    changes = {name: value for name, (_, value) in diff(config, source).items() if name in taken}
+    return override(config, changes), changes

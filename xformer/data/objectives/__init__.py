@@ -66,7 +66,8 @@ def make_objective(config: Config, store: TokenStore, tokenizers: Tokenizers) ->
         return Denoising(cut_documents(store, max_length - 1), special, data.noise_rate,
                          data.mean_span)
     begins_V = tokenizers.source.word_starts() if data.whole_words else None
-    masking = Masking(special, tokenizers.vocab_size, data.noise_rate, begins_V)
+    masking = Masking(special, tokenizers.vocab_size, data.noise_rate, data.mask_share,
+                      data.random_share, begins_V)
     if name == 'mlm':
         return MaskedTokens(cut_documents(store, max_length - 2), special, masking)
     chunks = cut_documents(store, max_length - 3)

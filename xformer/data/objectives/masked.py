@@ -23,13 +23,16 @@ from xformer.data.tokenizers import Special
 @dataclass(frozen=True, eq=False)
 class Masking:
     """Devlin et al. (2019), section 3.1, task 1: of each row max(1, round(rate · n)) of its n
-    ordinary tokens are chosen; 80 % of these become MASK, 10 % a random ordinary token, and
-    10 % stay. Chosen anew for every batch (Liu et al., 2019, section 4.1: dynamic masking).
+    ordinary tokens are chosen; mask_share of these become MASK, random_share a random ordinary
+    token, and the others stay (0.8 and 0.1 there; other mixes in its appendix C.2). Chosen anew
+    for every batch (Liu et al., 2019, section 4.1: dynamic masking).
     """
 
     special: Special
     vocab_size: int
     rate: float
+    mask_share: float
+    random_share: float
     word_starts_V: np.ndarray | None  # ids that begin a word, to hide words as a whole
 
     @cached_property
@@ -64,7 +67,8 @@ class Masking:
         other = self.ordinary_ids[draw(random, np.full(len(original), len(self.ordinary_ids)))]
         inputs_NS = ids_NS.copy()
         inputs_NS[chosen_NS] = np.where(
-            fate < 0.8, self.special.mask, np.where(fate < 0.9, other, original))
+            fate < self.mask_share, self.special.mask,
+            np.where(fate < self.mask_share + self.random_share, other, original))
 
         slots = max(1, int(np.ceil(self.rate * ids_NS.shape[1])))
         columns_NS = np.broadcast_to(np.arange(ids_NS.shape[1]), ids_NS.shape)
