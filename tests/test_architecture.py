@@ -1,6 +1,7 @@
 """The floor plan: imports point one way, files stay small, everything public says what it is."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,16 @@ def test_data_never_loads_jax():
 def test_slow_imports_wait_until_they_are_needed():
     assert not loaded_with(['xformer.run', 'xformer.report', 'xformer.train.loop']) & {
         'matplotlib', 'tensorboardX', 'torch'}
+
+
+def test_no_pytorch_at_run_time(tmp_path):
+    (tmp_path / 'torch.py').write_text('loaded = True')
+    code = ('import sys; from pathlib import Path; from xformer.train.telemetry import Board\n'
+            f'board = Board(Path({str(tmp_path)!r}), 0); board.add(1, {{"loss": 1.0}})\n'
+            'board.close(); print("torch" in sys.modules); import torch; print(torch.loaded)')
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
+                           env=os.environ | {'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'})
+    assert found.stdout.split() == ['False', 'True']
 
 
 @pytest.mark.parametrize('name', MODULES)

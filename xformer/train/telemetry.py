@@ -105,8 +105,9 @@ class Board:
     """TensorBoard's event file, written by this thread, so that a full disk raises here."""
 
     def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        with _hidden('torch'):  # tensorboardX imports it where it can, and needs none of it here
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
         folder.mkdir(exist_ok=True)
         self._events = EventsWriter(str(folder / 'events'))
         self._events.write_event(Event(  # TensorBoard forgets what it has seen beyond this step
@@ -122,6 +123,17 @@ class Board:
 
     def close(self) -> None:
         self._events.close()
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """As if a module that is not imported yet were not installed."""
+    hidden = sys.modules.setdefault(module, None) is None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
 
 
 class Progress:
