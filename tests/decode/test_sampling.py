@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from xformer.config import Config, override
-from xformer.decode.sampling import NEVER, filtered, forced, log_probabilities
+from xformer.decode.sampling import (
+    NEVER,
+    filtered,
+    forced,
+    log_probabilities,
+    most_probable,
+)
 from xformer.decode.search import Prompts, Rows
 
 V, M, END = 9, 12, 2
@@ -156,6 +162,12 @@ def test_samples_have_the_distribution_that_they_claim(options):
     # Wilson and Hilferty 1931: (χ²/f)^(1/3) is near normal; 3.09 leaves 0.1 % above
     critical = freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
     assert freedom > 4 and statistic < critical
+
+
+def test_the_most_probable_token_is_the_first_of_equals():
+    log_p_RV = np.random.default_rng(0).integers(0, 9, (50, 31)).astype(np.float32)
+    log_p_RV[0], log_p_RV[1] = NEVER, -np.inf
+    assert most_probable(jnp.asarray(log_p_RV)).tolist() == log_p_RV.argmax(-1).tolist()
 
 
 def test_a_draw_depends_on_the_number_of_its_input_alone():

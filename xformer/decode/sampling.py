@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xformer.config import Config, DecodeConfig
 
@@ -32,13 +33,14 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
     log_p_V = jax.nn.log_softmax(logits_V)
     if decode.repetition_penalty != 1 and beams:
         log_p_V = penalised(log_p_V)
-    never = sorted({model.pad_id, model.bos_id} - {model.eos_id})
-    log_p_V = log_p_V.at[jnp.array(never, jnp.int32)].set(NEVER)
+    ids_V = np.arange(len(log_p_V))
+    never_V = np.isin(ids_V, [model.pad_id, model.bos_id]) & (ids_V != model.eos_id)
+    log_p_V = jnp.where(never_V, NEVER, log_p_V)
     if decode.no_repeat_ngram:
         repeats_V = _repeats(ids_M, start, end, decode.no_repeat_ngram, len(log_p_V))
         log_p_V = jnp.where(repeats_V.at[model.eos_id].set(False), NEVER, log_p_V)
     if decode.min_length:
-        log_p_V = log_p_V.at[model.eos_id].min(jnp.where(ending, 0.0, NEVER))
+        log_p_V = jnp.where((ids_V == model.eos_id) & ~ending, NEVER, log_p_V)
     return jax.nn.log_softmax(log_p_V) if decode.renormalise else log_p_V
 
 
@@ -53,6 +55,13 @@ def forced(log_p_V, t, most, config: Config) -> jax.Array:
     if config.decode.end_at_limit:
         log_p_V = jnp.where(t + 1 == most, certain(config.model.eos_id), log_p_V)
     return log_p_V
+
+
+def most_probable(log_p_RV: jax.Array) -> jax.Array:
+    """`argmax`, faster on a CPU, where XLA looks for a place one number at a time."""
+    R, V = log_p_RV.shape
+    ids_RV = jax.lax.broadcasted_iota(jnp.int32, (R, V), 1)
+    return jnp.where(log_p_RV == log_p_RV.max(-1, keepdims=True), ids_RV, V - 1).min(-1)
 
 
 def filtered(log_p_V, config: DecodeConfig) -> jax.Array:

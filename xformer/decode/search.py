@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from xformer.config import Config, DecodeConfig, ModelConfig
-from xformer.decode.sampling import NEVER, filtered, forced, log_probabilities
+from xformer.decode.sampling import (
+    NEVER,
+    filtered,
+    forced,
+    log_probabilities,
+    most_probable,
+)
 
 
 class Prompts(NamedTuple):
@@ -83,7 +89,7 @@ class Rows:
         t, P, done_R = self.t, self.prompts.ids_BP.shape[1], self.done
         log_p_RV, cache = extended(extend, self.cache, self.ids_RM, self.prompts, t, P, config)
         if self.keys_R is None:
-            next_R = log_p_RV.argmax(-1)
+            next_R = most_probable(log_p_RV)
         else:
             next_R = jax.vmap(lambda key, log_p_V: jax.random.categorical(
                 jax.random.fold_in(key, t), filtered(log_p_V, config.decode)))(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from xformer.config import Config
-from xformer.decode.sampling import forced, log_probabilities
+from xformer.decode.sampling import forced, log_probabilities, most_probable
 from xformer.decode.search import Prompts, extended, with_room
 
 
@@ -55,7 +55,7 @@ class Drafted:
         def propose(text, i):
             ids_1M, cache = text
             log_p_1V, cache = extended(extend_draft, cache, ids_1M, self.prompts, t + i, P, config)
-            return (ids_1M.at[:, P + t + i].set(log_p_1V.argmax(-1)), cache), None
+            return (ids_1M.at[:, P + t + i].set(most_probable(log_p_1V)), cache), None
 
         # one more than is proposed, so that the draft's cache holds all of the proposal
         (ids_1M, draft_cache), _ = jax.lax.scan(
@@ -69,7 +69,7 @@ class Drafted:
             t + step_I + 1 >= self.prompts.least_B[0])
         log_p_IV = jax.vmap(partial(forced, config=config), (0, 0, None))(
             log_p_IV, t + step_I, self.prompts.most_B[0])
-        own_I = log_p_IV.argmax(-1)
+        own_I = most_probable(log_p_IV)
         kept = (own_I[:-1] == inputs_1I[0, 1:]).cumprod().sum()
         ends_I = own_I == config.model.eos_id
         written = jnp.minimum(kept + 1, self.prompts.most_B[0] - t)
