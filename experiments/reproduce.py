@@ -101,12 +101,13 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
                                  base['published'], base['values']))}
     commands = [command for label, line in trained.items()
                 for command in _commands(line, folders[label] / 'seed-0', 0, smoke)]
+    cores = len(os.sched_getaffinity(0))
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
             'commands': [' '.join(['python', '-m', *command]) for command in commands],
             'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
                         for each in folders.values()},
-            'hardware': f'{len(os.sched_getaffinity(0))} cores, {_processor()}',
+            'hardware': f'{cores} core{"s" * (cores > 1)}, {_processor()}',
             'minutes': statistics.mean(map(_minutes, runs)), 'date': date.today().isoformat(),
             'data': list(dict.fromkeys(each['data_fingerprint'] for each in manifests)),
             'commit': manifests[0]['commit'], 'packages': manifests[0]['packages']}
