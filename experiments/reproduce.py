@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from experiments import cli
 from experiments.ledger import RESULTS, Line, Result, status, table
 from xformer.config import Ending, UserError, nearest
 from xformer.console import say
+from xformer.train.signals import STOPS, Stopped
 
 ROOT = Path(__file__).parents[1]
 FOLDER, TABLE = ROOT / 'results', ROOT / 'RESULTS.md'
@@ -44,7 +46,8 @@ class Failed(Ending):
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean('list', False, 'say what there is, and stop', flag_values=values)
     flags.DEFINE_string('result', None, 'which; see --list', flag_values=values)
-    flags.DEFINE_integer('seeds', 3, 'runs of each line', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('seeds', None, 'runs of each line (default: 3, of minilm 5)',
+                         lower_bound=1, flag_values=values)
     flags.DEFINE_boolean('smoke', False, "the experiments' small forms; nothing is recorded",
                          flag_values=values)
     flags.DEFINE_string('workdir', 'runs/reproduce', 'folder of the runs', flag_values=values)
@@ -62,7 +65,7 @@ def main(argv: list[str]) -> None:
                         f'{nearest(values.result, RESULTS)}')
     result = RESULTS[values.result]
     folder = Path(values.workdir) / (values.result + ('-smoke' if values.smoke else ''))
-    record = reproduced(result, folder, values.seeds, values.smoke)
+    record = reproduced(result, folder, values.seeds or result.seeds, values.smoke)
     for line in result.lines:
         found = record['lines'][line.label]
         published = '' if line.published is None else f'  (published {line.published:g})'
@@ -97,6 +100,7 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
             found = list(map(statistics.mean, zip(*(each['values'] for each in lines.values()))))
         base = lines[line.against] if line.against else None
         lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
+                             **_spread(found),
                              'status': status(line, found, result.protocol, base and (
                                  base['published'], base['values']))}
     commands = [command for label, line in trained.items()
@@ -104,13 +108,22 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     cores = len(os.sched_getaffinity(0))
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
-            'commands': [' '.join(['python', '-m', *command]) for command in commands],
+            'commands': list(dict.fromkeys(' '.join(['python', '-m', *command])
+                                           for command in commands)),
             'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
                         for each in folders.values()},
             'hardware': f'{cores} core{"s" * (cores > 1)}, {_processor()}',
             'minutes': statistics.mean(map(_minutes, runs)), 'date': date.today().isoformat(),
             'data': list(dict.fromkeys(each['data_fingerprint'] for each in manifests)),
-            'commit': manifests[0]['commit'], 'packages': manifests[0]['packages']}
+            'commits': sorted({each['commit'] for each in manifests}),
+            'packages': manifests[0]['packages']}
+
+
+def _spread(values: list[float | None]) -> dict[str, float]:
+    if None in values:
+        return {}
+    return {'mean': statistics.mean(values),
+            'sd': statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def _with_start(line: Line, folders: Mapping[str, Path]) -> Line:
@@ -129,25 +142,49 @@ def _weights(package: str) -> Path:
     return next(Path(found.origin).parent.rglob('model.safetensors')).parent
 
 
-def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> float:
+def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> float | None:
     for command in _commands(line, run, seed, smoke)[trained:]:
-        say(' '.join(['python', '-m', *command]))
-        code = subprocess.run([sys.executable, '-m', *command]).returncode
-        if code:
-            raise Failed(f'{command[0]} exited with {code}; the same command goes on', code)
+        _run(command)
+    if line.reaches:
+        from xformer.train.telemetry import read_rows
+        return next((row['step'] for row in read_rows(run / 'metrics.jsonl')
+                     if row.get(line.measure, 0) >= line.reaches), None)
     metrics = json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
     return line.factor * metrics[line.measure]
 
 
+def _run(command: list[str]) -> None:
+    """Raises Failed unless it succeeds. A signal to stop goes on to it, so that it saves."""
+    say(' '.join(['python', '-m', *command]))
+    child = subprocess.Popen([sys.executable, '-m', *command])
+    stopped = []
+
+    def stop(number, frame) -> None:
+        stopped.append(signal.Signals(number).name)
+        child.terminate()
+
+    before = {number: signal.signal(number, stop) for number in STOPS}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        raise Stopped(f'stopped by {stopped[0]}; the same command goes on')
+    if code:
+        raise Failed(f'{command[0]} exited with {code}; the same command goes on', code)
+
+
 def _commands(line: Line, run: Path, seed: int, smoke: bool) -> list[list[str]]:
-    """To train, and to measure."""
+    """To train, and to measure what training has not."""
     config = f'{line.config.partition(":")[0]}:smoke' if smoke else line.config
     settings = {name: value for name, value in line.settings.items()
                 if not (smoke and name == 'train.steps')} | {'train.seed': seed}
     checkpoint = [flag for flag in line.evaluate if not (smoke and flag.startswith('--checkpoint'))]
-    return [['experiments.train', f'--config={config}', f'--workdir={run}',
-             *(f'--config.{name}={value}' for name, value in settings.items())],
-            ['experiments.evaluate', f'--model={run}', f'--split={line.split}', *checkpoint]]
+    train = ['experiments.train', f'--config={config}', f'--workdir={run}',
+             *(f'--config.{name}={value}' for name, value in settings.items())]
+    evaluate = ['experiments.evaluate', f'--model={run}', f'--split={line.split}', *checkpoint]
+    return [train] if line.reaches else [train, evaluate]
 
 
 def _slug(line: Line) -> str:
@@ -165,8 +202,8 @@ def _minutes(run: Path) -> float:
                if 'step' in row) / 60
 
 
-def _listed(values: list[float]) -> str:
-    return ', '.join(f'{value:.4g}' for value in values)
+def _listed(values: list[float | None]) -> str:
+    return ', '.join('never' if value is None else f'{value:.4g}' for value in values)
 
 
 def _processor() -> str:

@@ -39,5 +39,6 @@ VARIANTS = {
     'paper': {'model.num_decoder_layers': 6, 'model.d_model': 384, 'model.num_heads': 6,
               'model.d_ff': 1536, 'model.max_length': 256, 'model.dropout': 0.2,
               'model.attention_dropout': 0.2, 'model.layers': 'scan',
-              'data.batch_tokens': 64 * 256, 'train.steps': 5000, 'train.eval_every': 250},
+              'data.batch_tokens': 64 * 256, 'train.steps': 5000, 'train.eval_every': 250,
+              'train.save_every': 250},
 }

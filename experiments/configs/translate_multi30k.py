@@ -34,6 +34,6 @@ VARIANTS = {
               'model.num_decoder_layers': 1, 'data.max_buckets': 2, 'decode.beam_size': 1},
     'paper': {'model.dropout': 0.3, 'data.batch_tokens': 16_384,
               'optim.peak_learning_rate': 5e-3, 'optim.warmup_steps': 2000,
-              'optim.clip_norm': 25.0, 'train.steps': 8000, 'train.eval_every': 100,
-              'train.save_every': 100, 'train.keep_last': 10},
+              'optim.clip_norm': 25.0, 'train.steps': 8000, 'train.eval_every': 110,
+              'train.save_every': 55, 'train.keep_last': 10},  # an epoch is 55 updates
 }

@@ -1,7 +1,9 @@
 """Scores: against sacrebleu and rouge-score used directly, the papers' formulas, and by hand."""
 
 import math
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from rouge_score import rouge_scorer
@@ -9,7 +11,15 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from xformer.config import DataConfig
 from xformer.evaluate import metrics
-from xformer.evaluate.scores import LEAD, floor, is_right, plain, score, scored_tokens
+from xformer.evaluate.scores import (
+    LEAD,
+    detokenised,
+    floor,
+    is_right,
+    plain,
+    score,
+    scored_tokens,
+)
 
 DATA = DataConfig()
 HYPOTHESES = ['The cat sat on the mat.', 'A dog runs, quickly!', 'It is raining today in Paris']
@@ -56,7 +66,27 @@ def test_bleu_of_words_already_cut_undoes_the_joints_and_nothing_else():
     found = score('bleu_tokenised', PIECES, [[text] for text in PIECES_RIGHT], DATA)
     assert found['bleu'] == pytest.approx(brevity_and_precisions(joined, right))
     assert 0 < found['bleu'] < 100
-    assert found.keys() == {'bleu', 'signature'} and 'tok:none' in found['signature']
+    assert 'tok:none' in found['signature'] and 'tok:13a' in found['sacrebleu_signature']
+    assert found['sacrebleu'] == BLEU().corpus_score(joined, [right]).score  # words alone
+
+
+@pytest.mark.parametrize('tokens, text', [
+    ('a man , a dog ( both wet ) .', 'a man, a dog (both wet).'),
+    ('the man &apos;s hat says &quot; no dogs &quot; !', 'the man\'s hat says "no dogs"!'),
+    ('50 % of it ; so : what ?', '50% of it; so: what?'), ('1 - 2', '1 - 2')])
+def test_tokens_are_put_together_as_they_are_written(tokens, text):
+    assert detokenised(tokens) == text
+
+
+@pytest.mark.parametrize('name', ['test2016.de', 'test2016.en'])
+def test_most_captions_are_put_together_as_in_the_raw_file(name):
+    folder = Path(os.environ.get('XFORMER_DATA', '')) / 'multi30k_en_de'
+    if not folder.is_dir():
+        pytest.skip('no Multi30k')
+    cut, raw = ((folder / kind / name).read_text().lower().splitlines() for kind in ('bpe', 'raw'))
+    same = sum(detokenised(text.replace('@@ ', '')) == ' '.join(wanted.split())
+               for text, wanted in zip(cut, raw, strict=True))
+    assert same > 0.995 * len(raw)
     glued = ['one, two, three, four, five']  # commas stay on their words
     apart = [['one , two , three , four , five']]
     assert score('bleu_tokenised', glued, apart, DATA)['bleu'] < 10

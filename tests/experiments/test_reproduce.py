@@ -7,9 +7,11 @@ import pytest
 from experiments import configs, ledger, reproduce
 from experiments.ledger import RESULTS, Line, Result, status
 from xformer.checks import validate
-from xformer.config import UserError, override
+from xformer.config import UserError, override, writes_outputs
+from xformer.evaluate.scores import score
 
 HIGHER = Line('x', 'scan', 90.0, 'exact_match', '%')
+NEAR = Line('x', 'scan', 0.5, 'exact_match', '%', 'near', within=1.0)
 LOWER = Line('x', 'scan', 1.88, 'nll', 'nats', 'lower')
 
 
@@ -20,6 +22,8 @@ LOWER = Line('x', 'scan', 1.88, 'nll', 'nats', 'lower')
     (LOWER, [1.91], '', 'close'), (LOWER, [1.93], '', 'missed'),
     (HIGHER, [80.0, 86.0, 92.0], '', 'close'),  # mean 86, sd 6
     (HIGHER, [85.0, 86.0, 87.0], '', 'missed'),  # sd 1
+    (NEAR, [0.4, 0.6], '', 'reproduced'), (NEAR, [80.0], '', 'missed'),
+    (NEAR, [2.0, 4.0], '', 'close'),  # 1.5 beyond, sd 1.4
     (HIGHER, [95.0], 'another split', 'not comparable'),
     (Line('x', 'scan', None, 'exact_match', '%'), [1.0], '', 'for comparison')])
 def test_what_may_be_said(line, values, protocol, expected):
@@ -30,6 +34,7 @@ def test_what_may_be_said(line, values, protocol, expected):
     (25.0, [24.0], (25.8, [25.0]), 'moves as published'),
     (26.0, [26.0], (25.8, [25.0]), 'moves as published'),
     (25.8, [26.0], (25.8, [25.0]), 'moves otherwise'),
+    (25.8, [25.5], (25.8, [24.5, 25.5]), 'stays, as published'),
     (25.0, [26.0], (25.8, [25.0]), 'moves otherwise'),
     (25.0, [24.0], (25.8, [24.5, 25.5]), 'moves less than seeds do'),  # sd 0.71
     (25.0, [23.5], (25.8, [24.5, 25.5]), 'moves as published')])
@@ -44,9 +49,13 @@ def test_every_result_names_what_there_is(name):
     assert result.lines and result.source and result.hours > 0
     assert len({line.label for line in result.lines}) == len(result.lines)
     for line in result.lines:
-        assert line.better in ('higher', 'lower') and line.split in ('dev', 'test')
+        assert line.better in ('higher', 'lower', 'near') and line.split in ('dev', 'test')
     for line in result.runs:
-        validate(override(configs.load(line.config).config, line.settings))
+        config = validate(override(configs.load(line.config).config, line.settings))
+        written = score(config.data.score, ['a b'], [['a b']], config.data)
+        assert line.measure.removeprefix('dev/') in (
+            {'sequence_accuracy'} if line.reaches else written if writes_outputs(config) else
+            {'nll', 'accuracy', 'matthews', 'f1'})
 
 
 def test_the_table_in_the_repository_is_the_generated_one():
@@ -56,13 +65,15 @@ def test_the_table_in_the_repository_is_the_generated_one():
 def test_the_table_says_what_was_found_and_what_was_not_run():
     record = {'lines': {'validation, 20 random batches': {
         'values': [1.9, 1.91, 1.92], 'status': 'close'}}, 'seeds': 3, 'minutes': 1.25,
-        'hardware': 'two cores', 'date': '2026-11-23', 'data': ['f' * 64], 'commit': 'a' * 40}
+        'hardware': 'two cores', 'date': '2026-11-23', 'data': ['f' * 64],
+        'commits': ['a' * 40, f'{"b" * 40}+changes']}
     lines = ledger.table({'shakespeare_char_cpu': record}).splitlines()
     assert ('| [Characters of Shakespeare, the setting for a laptop](#shakespeare_char_cpu) | '
             'validation, 20 random batches, nats a character | 1.88 | 1.910 ± 0.010 | 3 | close |'
             ) in lines
     assert any('not run: needs 9 hours a seed on 2 CPU cores' in line for line in lines)
     assert any('1.2 minutes of training a run on two cores' in line for line in lines)
+    assert any(f'code {"a" * 12}, {"b" * 12}+changes.' in line for line in lines)
 
 
 def test_training_begins_with_another_line_or_a_package(tmp_path, monkeypatch):
@@ -100,7 +111,8 @@ def test_a_result_is_trained_measured_and_recorded(
     results = {'tiny': Result('Words in capitals', 'nobody', 0.01, (
         Line('PER', 'tiny.py', 10.0, 'per', '%', 'lower', 'dev', factor=100.0),
         Line('WER', 'tiny.py', None, 'wer', '%', 'lower', 'dev', factor=100.0),
-        Line('mean', '', None, '', '%', 'lower')))}
+        Line('mean', '', None, '', '%', 'lower'),
+        Line('updates until half', 'tiny.py', None, 'dev/accuracy', 'updates', reaches=0.3)))}
     for module in ledger, reproduce:
         monkeypatch.setattr(module, 'RESULTS', results)
     monkeypatch.setattr(reproduce, 'FOLDER', tmp_path / 'results')
@@ -110,12 +122,17 @@ def test_a_result_is_trained_measured_and_recorded(
     assert (run / 'metrics.jsonl').read_bytes() == (trained / 'metrics.jsonl').read_bytes()
     measured = json.loads((run / 'eval/dev.json').read_text())
     record = json.loads((tmp_path / 'results/tiny.json').read_text())
+    per = 100 * measured['metrics']['per']
     assert record['lines']['PER'] == {'published': 10.0, 'unit': '%', 'status': 'missed',
-                                      'values': [100 * measured['metrics']['per']]}
+                                      'values': [per], 'mean': per, 'sd': 0.0}
     assert record['lines']['mean']['values'] == [
         50 * measured['metrics']['per'] + 50 * measured['metrics']['wer']]
+    steps = {row['step']: row.get('dev/accuracy', 0) for row in map(
+        json.loads, (run / 'metrics.jsonl').read_text().splitlines())}
+    [first] = record['lines']['updates until half']['values']
+    assert steps[first] >= 0.3 and max(steps[step] for step in steps if step < first) < 0.3
     assert record['data'] == [measured['fingerprint']] and record['minutes'] > 0
-    assert len(record['commands']) == 4 and record['configs']['tiny.py']['model']['d_model'] == 16
+    assert len(record['commands']) == 2 and record['configs']['tiny.py']['model']['d_model'] == 16
     assert f'| PER, % | 10 | {100 * measured["metrics"]["per"]:.1f} | 1 | missed |' in (
         tmp_path / 'RESULTS.md').read_text()
     assert 'PER' in capsys.readouterr().out

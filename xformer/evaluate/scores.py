@@ -4,6 +4,8 @@ Thin over sacrebleu and rouge-score; error rates are our own (`metrics`). Rates 
 BLEU, chrF and ROUGE on their usual 0 to 100.
 """
 
+import html
+import re
 from collections.abc import Sequence
 
 from xformer.config import DataConfig
@@ -19,7 +21,8 @@ def score(kind: str, predictions: Sequence[str], references: Sequence[Sequence[s
     errors           phoneme (token) and word (sequence) error rates, see `metrics.score`
     exact            share of predictions equal to a reference
     bleu             sacreBLEU and chrF, with the signature that says which (Post 2018)
-    bleu_tokenised   BLEU of text that is cut into words already, '@@ ' joints undone first
+    bleu_tokenised   BLEU of text that is cut into words already, '@@ ' joints undone first; and
+                     sacreBLEU of the same put together again (`detokenised`)
     rouge            F1 of ROUGE-1, -2 and -L with stemming (Lin 2004); the first reference
     """
     if kind == 'errors':
@@ -69,6 +72,8 @@ def _bleu(predictions, references, tokenised: bool) -> dict[str, float | str]:
     if tokenised:
         predictions = [text.replace('@@ ', '') for text in predictions]
         references = [[text.replace('@@ ', '') for text in texts] for texts in references]
+        whole = _bleu(list(map(detokenised, predictions)),
+                      [list(map(detokenised, texts)) for texts in references], tokenised=False)
     most = max(map(len, references))  # sacrebleu takes the n-th references of all together
     streams = [[texts[n] if n < len(texts) else None for texts in references]
                for n in range(most)]
@@ -76,7 +81,18 @@ def _bleu(predictions, references, tokenised: bool) -> dict[str, float | str]:
     result = {'bleu': bleu.corpus_score(list(predictions), streams).score}
     if not tokenised:
         result['chrf'] = CHRF().corpus_score(list(predictions), streams).score
+    if tokenised:
+        result |= {'sacrebleu': whole['bleu'], 'sacrebleu_signature': whole['signature']}
     return result | {'signature': str(bleu.get_signature())}
+
+
+def detokenised(text: str) -> str:
+    """A text of Moses' tokens as it is written: its escapes undone; no space before . , ! ? ; : % )
+    and ], after ( and [, inside of quotation marks, and in it 's, he 'll and their like."""
+    text = re.sub(r' ([.,!?;:%)\]])', r'\1', html.unescape(text))
+    text = re.sub(r'([(\[]) ', r'\1', text)
+    text = re.sub(r'" ([^"]*) "', r'"\1"', text)
+    return re.sub(r" '(s|t|re|ve|ll|d|m)\b", r"'\1", text)
 
 
 def _rouge(predictions, references) -> dict[str, float]:
