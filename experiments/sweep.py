@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     request = parse_request(values.job or '')
 
     from xformer.sweep.live import shown
-    from xformer.sweep.report import write_report
+    from xformer.sweep.report import ranked, write_report
     from xformer.sweep.study import join, storage_of
     from xformer.sweep.trial import Runner, prepare_folder, work_together
     from xformer.train.signals import STOPS, Stopped
@@ -106,6 +106,9 @@ def main(argv: list[str]) -> None:
     say(f'report: {write_report(sweep, folder)}')
     if stopped:
         raise Stopped(f'stopped by {stopped[0]}, and saved; the same command goes on')
+    rows = ranked(sweep)
+    if all(row.state == 'failed' for row in rows):
+        raise UserError(f'all trials failed, trial {rows[0].place} because {rows[0].reason}')
 
 
 def _worker(values: flags.FlagValues):
@@ -119,6 +122,9 @@ def _plan(config: Config, text: str, values: flags.FlagValues):
     from xformer.sweep.space import grid, parse_space
     from xformer.sweep.study import Plan
     space = parse_space(text, config)
+    for name in (name for dimension in space for name in dimension.names):
+        if values[f'config.{name}'].present:
+            raise UserError(f'--config.{name} has no effect: --space varies {name}; leave one out')
     metric = values.metric or config.train.best_by
     if not metric.startswith('dev/') or metric.rpartition(':')[2] not in ('min', 'max'):
         raise UserError(f'--metric={metric} must be dev/NAME:min or dev/NAME:max')

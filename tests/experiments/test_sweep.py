@@ -73,6 +73,7 @@ def test_jobs_serve_a_sweep(start, shared, trained, tmp_path):
     (['--space=model.dropout = 0 | 0.1', '--sampler_seed=3'], '--sampler_seed has no effect'),
     (['--space=model.dropout = 0 | 0.1', '--job=timeout_min=5'], 'no effect without --submit'),
     (['--space=model.dropout = 0 | 0.1', '--submit=local', '--job=gpus'], 'is not NAME=VALUE'),
+    (['--space=model.dropout = 0 | 0.1', '--config.model.dropout=0.2'], 'varies model.dropout'),
     (['--space=model.dropout = 0 | 0.1', '--seeds=0'], 'seeds')])
 def test_mistakes(flags, sentence, shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -90,14 +90,30 @@ def test_optuna_is_asked_for_the_same():
     ('model.d_model, model.d_ff = 1 .. 2', 'a range is for one name'),
     ('model.d_model = 1 | 2; model.d_model = 3 | 4', 'varies model.d_model twice'),
     ('train.seed = 0 | 1', 'give the number of --seeds'),
-    ('model.dropout = 0 | 0.1 if model.norm', 'after `if` it must be')])
+    ('model.dropout = 0 | 0.1 if model.norm', 'after `if` it must be'),
+    ('model.rotary_base = 1 | 2 if model.positions = rotary; model.positions = rotary | none',
+     'asks for model.positions before it varies it')])
 def test_what_is_not_of_the_language(text, sentence):
     with pytest.raises(UserError) as found:
         parse_space(text, CONFIG)
     assert sentence in str(found.value)
 
 
-def test_a_range_without_a_step_has_no_grid():
-    space = parse_space('model.dropout = 0 .. 0.3', CONFIG)
-    with pytest.raises(UserError, match='model.dropout is a range without a step'):
-        grid(space, CONFIG)
+@pytest.mark.parametrize('text, kind', [
+    ('model.dropout = 0 .. 0.3', 'range without a step'),
+    ('model.d_ff = log 16 .. 64', 'log range')])
+def test_some_ranges_have_no_grid(text, kind):
+    with pytest.raises(UserError, match=f'is a {kind}, of which there is no grid'):
+        grid(parse_space(text, CONFIG), CONFIG)
+
+
+def test_a_grid_of_fractions_ends_where_it_says():
+    space = parse_space('model.dropout = 0 .. 0.3 step 0.1', CONFIG)
+    assert [row['model.dropout'] for row in grid(space, CONFIG)] == [0.0, 0.1, 0.2, 0.3]
+
+
+def test_whole_numbers_are_drawn_by_their_logarithms_too():
+    space = parse_space('model.d_ff = log 16 .. 1024', CONFIG)
+    found = [draw(space, CONFIG, 0, number)['model.d_ff'] for number in range(2000)]
+    assert all(type(value) is int for value in found) and min(found) >= 16 and max(found) <= 1024
+    assert 115 < np.median(found) < 142  # of 128, the middle of 2^4 .. 2^10

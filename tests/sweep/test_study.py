@@ -1,8 +1,10 @@
 """Workers share places: each is served to the end exactly once, whoever dies."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from xformer.config import Config, UserError, override
@@ -60,6 +62,14 @@ def test_the_place_of_a_dead_worker_is_served_again_with_the_same_settings(worke
             if trial.state is TrialState.COMPLETE] == [2.0]
 
 
+@pytest.mark.parametrize('sampler', ['grid', 'random'])
+def test_so_is_that_of_one_that_died_before_it_asked_for_its_settings(worker, monkeypatch, sampler):
+    one, other = (worker(trials=1, sampler=sampler) for _ in range(2))
+    as_if_dead(one, one.claim(), monkeypatch)
+    [wanted] = one.plan.params(0).values()
+    assert other.settings(other.claim()) == {'optim.warmup_steps': wanted}
+
+
 def test_what_an_adaptive_sampler_chose_is_kept(worker, monkeypatch):
     one, other = (worker(trials=3, sampler='tpe') for _ in range(2))
     first = one.claim()
@@ -85,13 +95,18 @@ def test_a_worker_elsewhere_is_dead_when_it_beats_no_more(worker, monkeypatch):
     assert place(other.claim()) == 0
 
 
-def test_beats_are_shown_while_it_lasts(worker, monkeypatch):
+def test_beats_are_shown_while_it_lasts(worker, monkeypatch, capsys):
     monkeypatch.setattr(study, 'BEAT_SECONDS', 0.01)
     one = worker()
     trial = one.claim()
     with one.beating():
         while 'beat' not in one.storage.get_trial(trial._trial_id).user_attrs:
             pass
+        away = StorageInternalError('the database is away')
+        monkeypatch.setattr(one.storage, 'set_trial_user_attr', Mock(side_effect=away))
+        while 'no beat: the database is away' not in capsys.readouterr().err:
+            pass
+        monkeypatch.undo()
         one.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         while one.is_ours(trial):
             pass

@@ -86,6 +86,11 @@ def test_what_training_does_not_measure_evaluate_does(swept):
     assert row.value == 0.5
 
 
+def test_a_pruner_that_sees_nothing_is_told(swept):
+    _, _, said = swept(RATES, 1, metric='dev/wer:min', pruner='median')
+    assert 'wer is measured by evaluate alone' in said[0]
+
+
 def test_what_nobody_measures_is_told(swept):
     _, [row], _ = swept('optim.peak_learning_rate = 0.3; model.dropout = 0.0', 1,
                         metric='dev/bleu:max')

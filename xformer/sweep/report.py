@@ -61,7 +61,8 @@ def _row(place: int, trials: list[FrozenTrial]) -> Row:
         state = 'failed' if given_up(trials) else STOPPED
         reason = reason or f'its worker died, {len(trials)} times'
     spent = [(each.datetime_complete - each.datetime_start).total_seconds() / 60
-             for each in trials if each.datetime_complete and each.datetime_start]
+             for each in trials if each.datetime_complete and each.datetime_start
+             and not (each.state is TrialState.FAIL and 'reason' not in each.user_attrs)]
     return Row(place, state, trial.value, trial.user_attrs.get('values', []),
                trial.user_attrs.get('settings', {}), sum(spent) if spent else None,
                reason if state in ('failed', STOPPED) else '', trial.intermediate_values)

@@ -57,18 +57,21 @@ class Dimension:
         """All that it can be. Raises UserError for a range without a step."""
         if self.choices:
             return self.labels
-        if self.step is None:
-            raise UserError(f'{self.key} is a range without a step, of which there is no grid; '
+        if self.step is None or self.log:
+            kind = 'log range' if self.log else 'range without a step'
+            raise UserError(f'{self.key} is a {kind}, of which there is no grid; '
                             'give it a step, or choices, or take another --sampler')
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return [self.low + i * self.step for i in range(count)]
+        values = (self.low + i * self.step for i in range(count))
+        return [value if isinstance(value, int) else float(f'{value:.12g}') for value in values]
 
     def drawn(self, random: np.random.Generator) -> Any:
         """One of them, each as probable as the others; of a log range by the logarithm."""
+        if self.log:
+            value = float(np.exp(random.uniform(np.log(self.low), np.log(self.high))))
+            return round(value) if isinstance(self.low, int) else value
         if self.choices or self.step is not None:
             return random.choice(np.array(self.listed(), object))
-        if self.log:
-            return float(np.exp(random.uniform(np.log(self.low), np.log(self.high))))
         return float(random.uniform(self.low, self.high))
 
     def suggested(self, trial) -> Any:
@@ -98,6 +101,11 @@ def parse_space(text: str, config: Config) -> Space:
     names = [name for dimension in space for name in dimension.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f'--space varies {twice[0]} twice; leave one of them out')
+    for number, dimension in enumerate(space):
+        asked = dimension.condition and dimension.condition[0]
+        if any(asked in later.names for later in space[number:]):
+            raise UserError(f'--space asks for {asked} before it varies it; put the line of '
+                            f'{dimension.key} below')
     if 'train.seed' in names:
         raise UserError('--space varies train.seed; give the number of --seeds instead')
     return tuple(space)

@@ -18,10 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from xformer.config import Config, UserError, to_json
+from xformer.console import say
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
 BEAT_SECONDS = 5.0
@@ -172,7 +177,7 @@ class Sweep:
         for place, trials in enumerate(self.by_place()):
             hopeful = any(trial.state in HOPEFUL for trial in trials)
             if not hopeful and not given_up(trials):
-                params = trials[-1].params if trials else self.plan.params(place)
+                params = self.plan.params(place) or _chosen(trials)
                 self.study.enqueue_trial(params, user_attrs={'place': place})
 
     def finished(self) -> bool:
@@ -215,6 +220,8 @@ class Sweep:
                         self.storage.set_trial_user_attr(trial, 'beat', count)
                     except UpdateFinishedTrialError:  # it has ended, or was taken for dead
                         self._mine.discard(trial)
+                    except StorageInternalError as error:  # a database that is away for a moment
+                        say(f'no beat: {str(error).strip().splitlines()[0]}')
 
         thread = threading.Thread(target=beat, name='beat', daemon=True)
         thread.start()
@@ -227,6 +234,13 @@ class Sweep:
     def is_ours(self, trial: optuna.Trial) -> bool:
         """Whether nobody took it for dead meanwhile."""
         return trial._trial_id in self._mine
+
+
+def _chosen(trials: list[FrozenTrial]) -> dict[str, Any]:
+    """What the sampler chose for a place: all that was given to its last trial, or found by it."""
+    if not trials:
+        return {}
+    return trials[-1].system_attrs.get('fixed_params', {}) | trials[-1].params
 
 
 def given_up(trials: list[FrozenTrial]) -> bool:

@@ -122,6 +122,9 @@ class Runner:
         best = best_row(read_rows(folder / 'metrics.jsonl'), self._sweep.plan.metric)
         if best:
             return best[name]
+        if reports and self._sweep.plan.pruner != 'none':
+            self._say(f'--pruner={self._sweep.plan.pruner} has no effect: {name} is measured by '
+                      'evaluate alone, after training')
         return self._evaluated(trial, folder, name.removeprefix('dev/'))
 
     def _evaluated(self, trial: optuna.Trial, folder: Path, name: str) -> float:
