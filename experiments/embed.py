@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     _check(values)
     config = reading.config_of(values)
     from xformer.interop.sentences import read_sentences
-    published = None if values.pool else read_sentences(Path(values.model))
+    published = read_sentences(Path(values.model))
     pool = values.pool or (published.pool if published else 'mean')
     _check_pool(pool, config.model)
     config = override(config, {
@@ -61,15 +61,19 @@ def main(argv: list[str]) -> None:
 
     run, compilations = reading.open_model(values, config)
     from xformer.evaluate.embeddings import Embedder, unit
-    from xformer.evaluate.inputs import encode_texts
+    from xformer.evaluate.inputs import encode_texts, template_of
     config = run.config
     if published and published.max_length:  # shorter than the model could take
-        config = override(config, {'model.max_length': published.max_length})
-    rows, queries = (encode_texts(each, config, run.tokenizers)
+        config = override(config, {'model.max_length': min(published.max_length,
+                                                           config.model.max_length)})
+    prompt = published.prompt if published else ''
+    rows, queries = (encode_texts([prompt + text for text in each], config, run.tokenizers)
                      for each in (texts, values.query))
     reading.tell_unknown(rows + queries, run.tokenizers.special)
     with counting('embedding', len(rows) + len(queries)) as progress:
-        embed = Embedder(run.model, config, run.params, pool, compilations)
+        begins = template_of(config, run.tokenizers).before  # the same in every text
+        embed = Embedder(run.model, config, run.params, pool, compilations,
+                         first=len(begins) if config.model.family == 'decoder' else 0)
         both = embed(rows + queries, progress)
     if published and published.unit:
         both = unit(both)

@@ -16,13 +16,14 @@ they are searched for or drawn is --config.decode.*.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from absl import flags
 
 from experiments import cli, reading
 from xformer.checks import check_same, validate
-from xformer.config import Config, UserError, override
+from xformer.config import Config, DecodeConfig, UserError, override, to_flat
 from xformer.console import counting, say
 
 TASKS = {  # settings of decoding that fit, unless they are given
@@ -101,14 +102,22 @@ def main(argv: list[str]) -> None:
 
 
 def _for_task(config: Config, values) -> Config:
-    """With the settings of --task that are not given; no length beyond what the model takes, or
-    what is given."""
-    decode = config.decode
+    """With the settings of --task that neither a flag gives nor the model's Hugging Face folder;
+    no length beyond what the model takes, or what is given."""
+    decode, folder = config.decode, Path(values.model)
     most = decode.max_length or decode.max_new_tokens or config.model.max_length
     settings = {f'decode.{name}': min(setting, most) if name.endswith('_length') else setting
                 for name, setting in TASKS[values.task].items()}
     if decode.max_new_tokens:
         settings.pop('decode.max_length', None)
+    from xformer.interop.folder import is_checkpoint
+    from xformer.interop.generation import to_config
+    if is_checkpoint(folder):
+        silent = to_flat(override(replace(config, decode=DecodeConfig()),
+                                  to_config({}, config.model)[0]))
+        settings = {name: setting for name, setting in settings.items()
+                    if name not in ('decode.length_penalty', 'decode.alpha')
+                    and to_flat(config)[name] == silent[name]}
     return validate(override(config, {name: setting for name, setting in settings.items()
                                       if values[f'config.{name}'].value is None}))
 

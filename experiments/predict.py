@@ -67,6 +67,10 @@ def _check(config: Config, values: flags.FlagValues) -> None:
         raise UserError(f'--model={values.model} is a model of model.family='
                         f'{config.model.family}; predict asks an encoder (experiments.generate '
                         'is for the others)')
+    if objective == 'none':
+        raise UserError(f'--model={values.model} is an encoder without a head, which answers '
+                        'nothing; fine-tune it (--config.train.init_from), or see '
+                        'experiments.embed')
     if values.next_sentence and objective != 'mlm_nsp':
         raise UserError(f'--next_sentence needs a model of data.objective=mlm_nsp, not {objective}')
     if values['top'].present and (is_labelled(config) or values.next_sentence):

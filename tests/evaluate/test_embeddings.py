@@ -30,7 +30,8 @@ RNG = np.random.default_rng(0)
 
 def embedded(one, texts, pool):
     rows = encode_texts(texts, one.config, one.tokenizers)
-    return Embedder(one.model, one.config, one.params, pool, Compilations())(rows)
+    begins = one.config.model.family == 'decoder'
+    return Embedder(one.model, one.config, one.params, pool, Compilations(), first=begins)(rows)
 
 
 def pooled_by_hand(x_LTD: np.ndarray, pool: str) -> np.ndarray:
@@ -75,7 +76,8 @@ def features_by_hand(one, look, ids: list[int]) -> np.ndarray:
 def test_every_text_of_a_batch_is_as_alone_by_hand(family, small):
     one, done, compilations = small(family), [], Compilations()
     rows = encode_texts(TEXTS * 3, one.config, one.tokenizers)
-    embed = Embedder(one.model, one.config, one.params, 'last4', compilations, batch_tokens=64)
+    embed = Embedder(one.model, one.config, one.params, 'last4', compilations, batch_tokens=64,
+                     first=family == 'decoder')
     embeddings_ND = embed(rows, done.append)
     assert done == sorted(done) and done[0] < done[-1] == 15 and len(compilations.rows) == 1
     look = jax.jit(functools.partial(one.model.apply, method='look'))

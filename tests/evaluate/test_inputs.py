@@ -7,6 +7,7 @@ import pytest
 from tokenizer_folders import KINDS
 
 from xformer.config import UserError, override
+from xformer.data.layouts import LAYOUTS, Row
 from xformer.data.sources import Labelled
 from xformer.evaluate.inputs import (
     encode_outputs,
@@ -75,6 +76,17 @@ def test_examples_that_training_drops_are_left_out_and_its_labels_alone_are_know
                    pairs.tokenizers) == [('a', 'A ' * 23)]
 
 
+@pytest.mark.parametrize('kind', ['gpt2', 'llama_json'])
+def test_a_published_decoder_that_learns_pairs_is_asked_as_it_learns(kind, small, tmp_path):
+    tokenizers = read_tokenizers(tmp_path, KINDS[kind](tmp_path))
+    config = override(small('decoder').config, {'data.objective': 'pairs'})
+    begin, end = tokenizers.special.bos, tokenizers.special.eos
+    text = tokenizers.source.encode('ta ro')
+    assert encode_texts(['ta ro'], config, tokenizers) == [[begin, *text, end]]
+    assert LAYOUTS['pairs'].encode([Row(('ta ro', 'ta'), True)], tokenizers)[0].ids[0] == [
+        *text, end]
+
+
 @pytest.mark.parametrize('kind, family, text, row, source', [
     ('roberta', 'encoder', 'ta\tro', '<s> ta </s> </s> ro </s>', None),
     ('roberta', 'encoder', 'ta [MASK] ro', '<s> ta <mask> Ġro </s>', None),
@@ -94,6 +106,9 @@ def test_a_published_model_places_its_tokens_in_its_own_way(kind, family, text, 
         assert ' '.join(tokenizers.source.tokens(found)) == source
         [found] = encode_outputs([text], [[]], config, tokenizers)
         assert ' '.join(tokenizers.source.tokens(found)) == source
+    if family == 'seq2seq':  # what is trained on is what is asked with
+        trained = LAYOUTS['pairs'].encode([Row((text, text), True)], tokenizers)[0]
+        assert [' '.join(tokenizers.source.tokens(side)) for side in trained.ids] == [row, row]
     config = override(config, {'data.too_long': 'cut', 'model.max_length': 6})
     before, between, after = tokenizers.template
     for text in ['ta ' * 9, *['ta ' * 9 + '\t' + 'ro'] * (family == 'encoder')]:

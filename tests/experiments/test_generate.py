@@ -14,6 +14,7 @@ from experiments import cli
 from experiments import generate as command
 from xformer.config import Config, DataConfig, UserError, leaves, override, to_json
 from xformer.data.tokenizers import train_tokenizers
+from xformer.interop.generation import to_config
 
 WORDS = random.Random(0).choices(['ab', 'dcba', 'bad', 'cab', 'dd', 'abcdabc'], k=40)
 
@@ -159,6 +160,26 @@ def test_a_task_stands_for_settings_that_may_be_given(call, trained):
         *asked, '--task=summarize', '--max_length=4')
     assert found != call(*asked, '--task=translate') == call(
         *asked, '--config.decode.beam_size=4', '--config.decode.alpha=0.6')
+
+
+def test_a_task_leaves_what_a_hugging_face_folder_says(small, tmp_path):
+    (tmp_path / 'config.json').write_text('{"model_type": "bart"}')
+    config = override(small('seq2seq').config, {'model.max_length': 512})
+    given = {'num_beams': 4, 'length_penalty': 2.0, 'min_length': 56, 'max_length': 142}
+    for theirs, flag, expected in (
+            (given, '--num_outputs=1', {'beam_size': 4, 'alpha': 2.0, 'min_length': 56,
+                                        'max_length': 141, 'no_repeat_ngram': 3}),
+            (given, '--min_length=5', {'beam_size': 4, 'min_length': 5, 'max_length': 141}),
+            ({}, '--num_outputs=1', {'beam_size': 6, 'length_penalty': 'length', 'alpha': 1.0,
+                                     'min_length': 5, 'max_length': 60})):
+        values = cli.parse(['generate', f'--model={tmp_path}', '--task=summarize', flag], '',
+                           command.define, sections=('decode',))
+        read = override(config, to_config(theirs, config.model)[0])
+        if flag.startswith('--min'):
+            values['config.decode.min_length'].value = '5'
+            read = override(read, {'decode.min_length': 5})
+        decode = command._for_task(read, values).decode
+        assert {name: getattr(decode, name) for name in expected} == expected
 
 
 def test_a_given_output_scores_what_it_scored_when_written(call, trained, tmp_path):

@@ -54,6 +54,15 @@ def _sentences(documents: Iterable[Iterable[str]]) -> Iterator[Row]:
             yield Row((before,), True, follows)
 
 
+def _encode_pairs(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
+    """Each side ended by EOS, or as the template of a published encoder-decoder has it, which alone
+    ends a text in EOS (BART begins it with BOS, too)."""
+    encoded, template = _encode_texts(batch, tokenizers), tokenizers.template
+    if not (template and template.after):
+        return encoded
+    return [row._replace(ids=[template.row([side[:-1]]) for side in row.ids]) for row in encoded]
+
+
 def _encode_texts(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
     """Each side, ended by EOS where an example ends. The space that parts it from the row before
     is sentencepiece's own."""
@@ -183,7 +192,7 @@ def _cut_question(row: Encoded, most: int) -> Encoded:
 _LABELLED = {'columns': ('first', 'second', 'target'), 'rows': _whole, 'length': tokens_of,
              'cut': cut_longer}
 LAYOUTS: dict[str, Layout] = {
-    'pairs': Layout(('source', 'target'), {}, _whole, _encode_texts, _longest_side, _cut_sides),
+    'pairs': Layout(('source', 'target'), {}, _whole, _encode_pairs, _longest_side, _cut_sides),
     'texts': Layout(('text',), {}, _sentences, _encode_texts),
     'classify': Layout(dtypes={'target': '<i4'}, encode=_encode_labels, **_LABELLED),
     'regress': Layout(dtypes={'target': '<f4'}, encode=_encode_numbers, **_LABELLED),

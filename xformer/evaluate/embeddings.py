@@ -28,7 +28,8 @@ class Embedder:
     """
 
     def __init__(self, model: nn.Module, config: Config, params, pool: str,
-                 compilations: Compilations, batch_tokens: int = 4096):
+                 compilations: Compilations, batch_tokens: int = 4096, first: int = 0):
+        self._first = first
         self._model, self._config, self._params, self._pool = model, config, params, pool
         self._batch_tokens = batch_tokens
         self._embed = compilations.wrap('embed', jax.jit(self._embedded))
@@ -65,7 +66,7 @@ class Embedder:
         inputs = (ids_BT,) if decoder else (ids_BT, None, *types_BT)
         features_LBTD = self._model.apply({'params': params}, *inputs, packing=packing,
                                           method='features')
-        return pooled(features_LBTD, packing, int(decoder), places(ids_BT.shape[1]), self._pool)
+        return pooled(features_LBTD, packing, self._first, places(ids_BT.shape[1]), self._pool)
 
 
 def pooled(features_LBTD: jax.Array, packing: Packing, first: int, texts: int,

@@ -121,6 +121,8 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
 
 
 def template_of(config: Config, tokenizers: Tokenizers) -> Template:
-    """Where special tokens go: a published model's own way, or that of the objectives here."""
-    return tokenizers.template or own_template(config.model.family, config.data.objective,
-                                               tokenizers.special)
+    """Where special tokens go: a published model's own way, or that of the objectives here, as in a
+    decoder of pairs, whatever it was before."""
+    family, objective = config.model.family, config.data.objective
+    own = own_template(family, objective, tokenizers.special)
+    return own if (family, objective) == ('decoder', 'pairs') else tokenizers.template or own

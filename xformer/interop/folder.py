@@ -126,7 +126,7 @@ def config_in(folder: Path) -> Config:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError for whatever is missing, damaged, or of a kind that is not supported."""
-    folder = transformer_folder(folder)
+    sentences, folder = (folder / MODULES).is_file(), transformer_folder(folder)
     try:
         theirs = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
         family = FAMILIES.get(theirs['model_type'])
@@ -137,6 +137,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UserError(f'{folder} is of model_type={theirs["model_type"]!r}, which is not '
                         f'supported; there are: {", ".join(FAMILIES)}')
     name = _architecture(folder, theirs, family)
+    if sentences:  # which has no head, whatever config.json says that the model had
+        name = next((each for each, architecture in family.architectures.items()
+                     if architecture.objective == 'none'), name)
     tensors = Tensors(folder)
     try:
         config, aside = _config(folder, theirs, family, family.architectures[name])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from xformer.config import UserError
 
 MODULES = 'modules.json'
+UNLIMITED = 10**6  # what tokenizers without a limit say is far beyond
 _POOLS = {'cls': 'cls', 'mean': 'mean', 'max': 'max',
           'pooling_mode_cls_token': 'cls', 'pooling_mode_mean_tokens': 'mean',
           'pooling_mode_max_tokens': 'max'}
@@ -14,12 +15,13 @@ _POOLS = {'cls': 'cls', 'mean': 'mean', 'max': 'max',
 
 class Sentences(NamedTuple):
     """`pool` as `evaluate.embeddings` names it; whether vectors are made unit; where texts are cut
-    (0: where the model ends); whether they are lower-cased first."""
+    (0: where the model ends); whether they are lower-cased first; what stands before each."""
 
     pool: str
     unit: bool
     max_length: int
     lowercase: bool
+    prompt: str
 
 
 def read_sentences(folder: Path) -> Sentences | None:
@@ -32,10 +34,20 @@ def read_sentences(folder: Path) -> Sentences | None:
                         'Transformer, Pooling and Normalize are')
     for kind in {'Transformer', 'Pooling'} - kinds.keys():
         raise UserError(f'{folder / MODULES} has no {kind}; choose how with --pool')
-    path = kinds['Transformer'] / 'sentence_bert_config.json'
-    about = _json(path) if path.is_file() else {}
+    model = kinds['Transformer']
+    about = next((_json(path) for path in sorted(model.glob('sentence_*_config.json'))), {})
+    longest = about.get('max_seq_length') or _optional(
+        model / 'tokenizer_config.json').get('model_max_length') or 0
     return Sentences(_pool(kinds['Pooling'] / 'config.json'), 'Normalize' in kinds,
-                     about.get('max_seq_length') or 0, bool(about.get('do_lower_case')))
+                     longest if longest < UNLIMITED else 0, bool(about.get('do_lower_case')),
+                     _prompt(folder))
+
+
+def _prompt(folder: Path) -> str:
+    """That of every text for which no other is asked."""
+    about = _optional(folder / 'config_sentence_transformers.json')
+    name = about.get('default_prompt_name')
+    return (about.get('prompts') or {}).get(name) or '' if name else ''
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -57,12 +69,19 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
 
 def _pool(path: Path) -> str:
     settings = _json(path)
-    chosen = [settings.get('pooling_mode')] if 'pooling_mode' in settings else [
-        name for name, value in settings.items() if name.startswith('pooling_mode_') and value]
+    chosen = settings.get('pooling_mode', [
+        name for name, value in settings.items() if name.startswith('pooling_mode_') and value])
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    if settings.get('include_prompt') is False and _prompt(path.parents[1]):
+        raise UserError(f'{path} leaves the prompt out of the pooling, which is not supported')
     if len(chosen) != 1 or chosen[0] not in _POOLS:
         raise UserError(f'{path} asks for pooling {", ".join(map(str, chosen)) or "of no kind"}; '
                         'one of cls, mean and max is supported')
     return _POOLS[chosen[0]]
+
+
+def _optional(path: Path) -> dict:
+    return _json(path) if path.is_file() else {}
 
 
 def _json(path: Path, kind: type = dict):

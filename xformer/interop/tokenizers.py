@@ -130,6 +130,9 @@ def _declared(folder: Path, defaults: Mapping[str, str]) -> Declared:
             names[role] = (given - {None}).pop()
         elif given:  # null: there is none
             names.pop(role, None)
+    for option, usual in ('word_tokenizer_type', 'basic'), ('subword_tokenizer_type', 'wordpiece'):
+        if (value := found[1].get(option) or usual) != usual:
+            raise UserError(f'{files[1]} has {option}={value!r}, which is not supported')
     return Declared(folder, names, tokens, found[1] | {'special_tokens_map': found[0]})
 
 

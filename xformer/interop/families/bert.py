@@ -122,7 +122,7 @@ DISTILBERT = Family(
         Option('attention_dropout', 'attention_dropout', 0.1),
         Option('max_position_embeddings', 'max_length', 512),
         Option('pad_token_id', 'pad_id', 0),
-        *fixed(sinusoidal_pos_embds=False, tie_word_embeddings=True)],
+        *fixed(tie_word_embeddings=True)],
     {**ENCODER, 'num_segments': 0, 'norm_epsilon': 1e-12},
     lambda model: within('encoder', 'distilbert', {
         **embeddings('embeddings'),

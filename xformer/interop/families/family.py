@@ -15,7 +15,8 @@ NEUTRAL = frozenset((  # what config.json may say besides, which changes nothing
     'torchscript xla_device gradient_checkpointing chunk_size_feed_forward task_specific_params '
     'prefix finetuning_task language model_parallel save_step auto_map '
     # initialisation, and the dropout of heads, which is model.dropout here
-    'initializer_range initializer_factor init_std classifier_dropout classifier_dropout_prob '
+    'initializer_range initializer_factor init_std sinusoidal_pos_embds '
+    'classifier_dropout classifier_dropout_prob '
     'classif_dropout seq_classif_dropout qa_dropout '
     # read with the architecture
     'id2label label2id num_labels problem_type '
