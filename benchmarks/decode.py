@@ -111,7 +111,9 @@ def theirs(config: Config, params: dict, ids_BP: np.ndarray, peer: str,
     if not decoder:
         how |= {'early_stopping': True, 'length_penalty': config.decode.alpha}
     if peer == 'compile':
-        how |= {'cache_implementation': 'static', 'compile_config': _compiled_on_the_cpu()}
+        how |= {'cache_implementation': 'static'}
+        if device == 'cpu':  # elsewhere generate compiles by itself, in the way it finds best
+            how |= {'compile_config': _compiled_on_the_cpu()}
         if config.decode.beam_size > 1:  # where generate compiles nothing by itself
             model.forward = torch.compile(model.forward)
 

@@ -175,8 +175,9 @@ class Stack(nn.Module):
 
     def setup(self):
         given = self.get_variable('params', 'layers')
-        self.layers = given if isinstance(given, tuple) else self.param(
-            'layers', self._init_layers)  # a tuple as `unstacked` makes it, else stacked
+        # stacked, or a tuple as `unstacked` makes it; asked for by flax's param, those that are
+        # there would be checked against initial ones, which takes as long as tracing the model
+        self.layers = self.param('layers', self._init_layers) if given is None else given
         if self.config.positions == 'relative':  # one table for all layers, as in T5
             self.relative_bias = self.param(
                 'relative_bias', nn.initializers.normal(self.config.d_model ** -0.5),
@@ -228,6 +229,8 @@ class Stack(nn.Module):
         """x_BTD after all blocks and, with `look`, what each saw and made (see `Block`), stacked
         over layers: maps_LBNTS, hidden_LBTD.
         """
+        if self.is_initializing():  # the blocks have made their parameters without being run
+            return self.finish(x_BTD), {}
         view = self._view(mask, positions_BT, x_BTD.shape[1])
 
         def block(x_BTD, layer):

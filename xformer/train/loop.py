@@ -163,10 +163,10 @@ class Training:
             if self.trace:
                 self.trace.before(i, self.state)
             self.state, metrics = self.train_step(self.state, self.place(batch), np.int32(i))
-            log.spent('data_wait', waited)
-            log.saw(real_tokens(batch), update_flops(self.config, batch))
             if pending:
                 self._settle(*pending)
+            log.spent('data_wait', waited)
+            log.saw(real_tokens(batch), update_flops(self.config, batch))
             step, pending = i + 1, (i + 1, metrics)
             last = step == train.steps
             evaluate = last or step % train.eval_every == 0
