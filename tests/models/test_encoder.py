@@ -155,6 +155,38 @@ def test_whatever_stands_in_the_padding_is_irrelevant(random_params):
                  model.apply({'params': params}, *other))
 
 
+@pytest.mark.parametrize('fields', [
+    *SCHEMES.values(), {'norm_position': 'pre'}, {'layers': 'scan'}, {'share_layers': True},
+    {'window': 2}], ids=str)
+def test_some_columns_are_those_of_all_with_their_gradients(random_params, fields):
+    model = Encoder(dataclasses.replace(CONFIG, num_segments=2, **fields))
+    params = random_params(model, IDS_BT)
+    weights_BPD = RNG.normal(size=(*MASKED_BP.shape, CONFIG.d_model))
+
+    def of_all(params):
+        x_BTD = model.apply({'params': params}, IDS_BT, LENGTHS_B, TYPES_BT)
+        return x_BTD[np.arange(len(x_BTD))[:, None], MASKED_BP]
+
+    def of_some(params):
+        return model.apply({'params': params}, MASKED_BP, IDS_BT, LENGTHS_B, TYPES_BT, method='at')
+
+    (some_BPD, some), (all_BPD, all_) = (
+        (form(params), jax.grad(lambda params, form=form: (form(params) * weights_BPD).sum())(
+            params)) for form in (of_some, of_all))
+    np.testing.assert_allclose(some_BPD, all_BPD, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), some, all_)
+
+
+def test_some_columns_are_less_work():
+    model = MaskedLM(dataclasses.replace(BERT, num_encoder_layers=1, max_length=64), True)
+    ids_BT, few_BP, all_BP = np.ones((2, 64), int), np.ones((2, 1), int), np.ones((2, 64), int)
+    params = jax.eval_shape(model.init, jax.random.key(0), ids_BT, LENGTHS_B[:2], ids_BT, few_BP)
+    few, many = (jax.jit(model.apply).lower(params, ids_BT, LENGTHS_B[:2], ids_BT, masked_BP)
+                 .cost_analysis()['flops'] for masked_BP in (few_BP, all_BP))
+    block = 2 * 128 * 16 * (2 * 16 + 2 * 24)  # queries, output and feed-forward of all columns
+    assert many - few > 0.9 * block
+
+
 def test_looking_shows_maps_and_hidden_states(random_params):
     model = Encoder(CONFIG)
     params = random_params(model, IDS_BT)

@@ -8,7 +8,7 @@ from xformer.config import ModelConfig
 from xformer.nn.embedding import Embedding, tied_logits, token_table
 from xformer.nn.layers import ACTIVATIONS, Linear, Norm, initial
 from xformer.nn.masks import Mask, Packing, row_positions
-from xformer.nn.stack import Stack
+from xformer.nn.stack import Stack, chosen
 
 
 class Encoder(nn.Module):
@@ -32,6 +32,14 @@ class Encoder(nn.Module):
         """
         return self._forward(ids_BT, lengths_B, types_BT, packing, look=False)[0]
 
+    def at(self, at_BP, ids_BT, lengths_B, types_BT) -> jax.Array:
+        """x_BPD: what `__call__` gives, at the columns at_BP alone, which is less work: the last
+        block needs the others for keys and values only. Not so where somebody looks at `__call__`
+        itself, as distillation does."""
+        if self.is_mutable_collection('intermediates'):
+            return chosen(self(ids_BT, lengths_B, types_BT), at_BP)
+        return self._forward(ids_BT, lengths_B, types_BT, None, look=False, at_BP=at_BP)[0]
+
     def look(self, ids_BT, lengths_B=None, types_BT=None) -> dict:
         """{'encoder': {'self': maps_LBNTS, 'hidden': hidden_LBTD}}."""
         return {'encoder': self._forward(ids_BT, lengths_B, types_BT, None, look=True)[1]}
@@ -42,17 +50,17 @@ class Encoder(nn.Module):
         looks = self._forward(ids_BT, lengths_B, types_BT, packing, look=True)[1]
         return self.encoder.finish(looks['hidden'])
 
-    def _forward(self, ids_BT, lengths_B, types_BT, packing, look):
+    def _forward(self, ids_BT, lengths_B, types_BT, packing, look, at_BP=None):
         positions_BT = row_positions(ids_BT.shape[1], packing=packing)
         x_BTD = self.input_embedding(self.embedding, ids_BT, positions_BT, types_BT)
         mask = Mask(key_lengths_B=lengths_B).packed(packing)
-        return self.encoder(x_BTD, mask, positions_BT, look=look)
+        return self.encoder(x_BTD, mask, positions_BT, look=look, at_BP=at_BP)
 
-    def pool(self, x_BTD) -> jax.Array:
-        """pooled_BD: a linear map of the first token and tanh (section 3.2, NSP's input), or in
+    def pool(self, x_BPD) -> jax.Array:
+        """pooled_BD: a linear map of the first column and tanh (section 3.2, NSP's input), or in
         heads of DistilBERT and ELECTRA another activation."""
         activation = {**ACTIVATIONS, 'tanh': jnp.tanh}[self.config.pooler_activation]
-        return activation(self.pooler(x_BTD[:, 0]))
+        return activation(self.pooler(x_BPD[:, 0]))
 
 
 class MaskedLM(nn.Module):
@@ -77,11 +85,11 @@ class MaskedLM(nn.Module):
 
         Logits are computed at the masked positions only; the second is None without the head.
         """
-        x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
-        logits_BPV = self._logits(jnp.take_along_axis(x_BTD, masked_BP[..., None], axis=1))
         if not self.next_sentence:
-            return logits_BPV, None
-        return logits_BPV, self.next_sentence_head(self.encoder.pool(x_BTD))
+            return self._logits(self.encoder.at(masked_BP, inputs_BT, lengths_B, types_BT)), None
+        at_BQ = jnp.pad(masked_BP, ((0, 0), (1, 0)))  # the first token before them
+        x_BQD = self.encoder.at(at_BQ, inputs_BT, lengths_B, types_BT)
+        return self._logits(x_BQD[:, 1:]), self.next_sentence_head(self.encoder.pool(x_BQD))
 
     def look(self, ids_BT, lengths_B, types_BT=None) -> dict:
         """As `Encoder.look`."""

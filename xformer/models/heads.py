@@ -31,8 +31,13 @@ class Labeller(nn.Module):
 
     def __call__(self, inputs_BT, lengths_B, types_BT) -> jax.Array:
         """outputs_BO, or outputs_BTO of every token (noise beyond a row's length); float32."""
-        x_BTD = self.encoder(inputs_BT, lengths_B, types_BT)
-        seen = x_BTD if self.per_token else self._text(x_BTD, lengths_B)
+        inputs = inputs_BT, lengths_B, types_BT
+        if self.config.pooler and not self.per_token:
+            first_B1 = jnp.zeros((len(inputs_BT), 1), jnp.int32)
+            seen = self.encoder.pool(self.encoder.at(first_B1, *inputs))
+        else:
+            x_BTD = self.encoder(*inputs)
+            seen = x_BTD if self.per_token else self._mean(x_BTD, lengths_B)
         return self.head(self.drop(seen)) if self.outputs else seen
 
     def look(self, ids_BT, lengths_B, types_BT=None) -> dict:
@@ -44,9 +49,7 @@ class Labeller(nn.Module):
         """As `Encoder.features`."""
         return self.encoder.features(ids_BT, lengths_B, types_BT, packing)
 
-    def _text(self, x_BTD, lengths_B) -> jax.Array:
-        if self.config.pooler:
-            return self.encoder.pool(x_BTD)
+    def _mean(self, x_BTD, lengths_B) -> jax.Array:
         real_BT = jnp.arange(x_BTD.shape[1])[None] < lengths_B[:, None]
         total_BD = jnp.where(real_BT[..., None], x_BTD, 0).sum(axis=1)
         return total_BD / jnp.maximum(lengths_B, 1)[:, None].astype(x_BTD.dtype)

@@ -82,6 +82,11 @@ class LayerCache:
         return self.replace(k_XHM=apart(self.k_XHM, 2), v_XMH=apart(self.v_XMH, 1))
 
 
+def chosen(x_BTD: jax.Array, at_BP: jax.Array | None) -> jax.Array:
+    """x_BPD, the columns at_BP of each row, or without them x itself."""
+    return x_BTD if at_BP is None else jnp.take_along_axis(x_BTD, at_BP[..., None], axis=1)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention where there is a memory, feed-forward; each residual.
 
@@ -103,13 +108,13 @@ class Block(nn.Module):
         self.feed_forward_norm = Norm(c)
         self.drop = Dropout(c.dropout)
 
-    def _residual(self, norm, sublayer, x_BTD):
+    def _residual(self, norm, sublayer, x_BTD, at_BP=None):
         if self.config.norm_position == 'pre':
-            return x_BTD + self.drop(sublayer(norm(x_BTD)))
-        return norm(x_BTD + self.drop(sublayer(x_BTD)))
+            return chosen(x_BTD, at_BP) + self.drop(sublayer(norm(x_BTD)))
+        return norm(chosen(x_BTD, at_BP) + self.drop(sublayer(x_BTD)))
 
-    def _sublayers(self, x_BTD, self_attention, cross_attention):
-        x_BTD = self._residual(self.self_attention_norm, self_attention, x_BTD)
+    def _sublayers(self, x_BTD, self_attention, cross_attention, at_BP=None):
+        x_BTD = self._residual(self.self_attention_norm, self_attention, x_BTD, at_BP)
         if self.cross:
             x_BTD = self._residual(self.cross_attention_norm, cross_attention, x_BTD)
         return self._residual(self.feed_forward_norm, self.feed_forward, x_BTD)
@@ -119,8 +124,9 @@ class Block(nn.Module):
         return self.cross_attention.keys_values(memory_CSD)
 
     def __call__(self, x_BTD, view: View, memory_BSD=None, memory_mask: Mask | None = None,
-                 look: bool = False):
-        """x_BTD after the block and, with `look`, {'hidden': x_BTD, 'self', 'cross': maps_BNTS}."""
+                 look: bool = False, at_BP=None):
+        """x_BTD after the block and, with `look`, {'hidden': x_BTD, 'self', 'cross': maps_BNTS}.
+        With `at_BP`, x_BPD of these columns alone, which see all others."""
         looks = {}
 
         def self_attention(h_BTD):
@@ -128,7 +134,7 @@ class Block(nn.Module):
             how = (view.mask, view.bias_NR, view.positions_BT)
             if look:
                 looks['self'] = self.self_attention.weights(h_BTD, k, *how)
-            return self.self_attention(h_BTD, k, v, *how)
+            return self.self_attention(chosen(h_BTD, at_BP), k, v, *how)
 
         def cross_attention(h_BTD):
             k, v = self.memory(memory_BSD)
@@ -136,7 +142,7 @@ class Block(nn.Module):
                 looks['cross'] = self.cross_attention.weights(h_BTD, k, memory_mask)
             return self.cross_attention(h_BTD, k, v, memory_mask)
 
-        x_BTD = self._sublayers(x_BTD, self_attention, cross_attention)
+        x_BTD = self._sublayers(x_BTD, self_attention, cross_attention, at_BP)
         if look:
             looks['hidden'] = x_BTD
         return x_BTD, looks
@@ -225,19 +231,20 @@ class Stack(nn.Module):
         return self.final_norm(x_BTD) if self.config.norm_position == 'pre' else x_BTD
 
     def __call__(self, x_BTD, mask: Mask, positions_BT, memory_BSD=None,
-                 memory_mask: Mask | None = None, look: bool = False):
+                 memory_mask: Mask | None = None, look: bool = False, at_BP=None):
         """x_BTD after all blocks and, with `look`, what each saw and made (see `Block`), stacked
-        over layers: maps_LBNTS, hidden_LBTD.
+        over layers: maps_LBNTS, hidden_LBTD. With `at_BP`, x_BPD of these columns alone, which the
+        last block computes alone where that is a matter of one line (`_ends_early`).
         """
         if self.is_initializing():  # the blocks have made their parameters without being run
-            return self.finish(x_BTD), {}
+            return self.finish(chosen(x_BTD, at_BP)), {}
         view = self._view(mask, positions_BT, x_BTD.shape[1])
 
-        def block(x_BTD, layer):
+        def block(x_BTD, layer, at_BP=None):
             params, key = layer
             rngs = {} if key is None else {'dropout': key}
             return self._block().apply({'params': params}, x_BTD, view, memory_BSD, memory_mask,
-                                       look, rngs=rngs)
+                                       look, at_BP, rngs=rngs)
 
         if self.config.remat:
             block = jax.checkpoint(block, prevent_cse=self.config.layers == 'unroll')
@@ -248,7 +255,8 @@ class Stack(nn.Module):
             looks = []
             for index in range(self.num_layers):
                 key = None if keys_L is None else keys_L[index]
-                x_BTD, seen = block(x_BTD, (self._layer(index), key))
+                ends = index == self.num_layers - 1 and self._ends_early
+                x_BTD, seen = block(x_BTD, (self._layer(index), key), at_BP if ends else None)
                 looks.append(seen)
             looks = jax.tree.map(lambda *each: jnp.stack(each), *looks)
         elif self.config.share_layers:
@@ -256,7 +264,16 @@ class Stack(nn.Module):
                                         x_BTD, keys_L, self.num_layers)
         else:
             x_BTD, looks = jax.lax.scan(block, x_BTD, (self.layers, keys_L))
+        if not self._ends_early:
+            x_BTD = chosen(x_BTD, at_BP)
         return self.finish(x_BTD), looks
+
+    @property
+    def _ends_early(self) -> bool:
+        """Whether the last block is on its own, and its queries need not know where they are."""
+        c = self.config
+        return (c.layers == 'unroll' and not c.window
+                and c.positions not in ('rotary', 'relative', 'alibi'))
 
     def start(self, batch: int, max_length: int, memory_CSD=None) -> list[LayerCache]:
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""

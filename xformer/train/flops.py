@@ -21,7 +21,8 @@ def update_flops(config: Config, batch: dict[str, np.ndarray]) -> float:
     """Of an update on a batch: FORMULA (Chowdhery et al. 2022, appendix B).
 
     A weight takes part in one product forwards and in two backwards, each a multiplication and an
-    addition. Padding is not credited, hidden pairs of a causal mask are; the few operations of
+    addition. Padding is not credited, hidden pairs of a causal mask are, and columns that the last
+    block of an encoder leaves out; the few operations of
     norms, softmax, the optimizer and the heads of labels are left out.
     """
     c, nothing = config.model, np.zeros(1, np.int64)
