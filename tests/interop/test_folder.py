@@ -76,6 +76,23 @@ def test_the_same_parameters_in_another_form(form, bert):
     assert found.unused({path: leaf.shape for path, leaf in by_path(ours).items()}) == []
 
 
+def test_bert_of_masked_tokens_keeps_its_head_for_next_sentences(bert):
+    found = open_checkpoint(bert('masked', {'architectures': ['BertForMaskedLM']}))
+    assert found.config.data.objective == 'mlm_nsp' and found.config.model.pooler
+    assert same(params(found.folder), params(bert()))
+    alone = bert('alone', {'architectures': ['BertForMaskedLM']},
+                 {'cls.seq_relationship.weight': None, 'cls.seq_relationship.bias': None})
+    assert open_checkpoint(alone).config.data.objective == 'mlm'
+
+
+def test_a_model_of_sentence_transformers_has_no_head(bert):
+    heads = [name for name in read('bert')[1] if name.startswith('cls.')]
+    folder = bert('sentences', {'architectures': ['BertForMaskedLM']}, dict.fromkeys(heads))
+    (folder / 'modules.json').write_text('[{"type": "x.Transformer", "path": ""}]')
+    found, _ = opened(folder)
+    assert found.name == 'BertModel' and found.config.data.objective == 'none'
+
+
 def test_bfloat16(bert):
     _, tensors, _, _ = read('bert')
     rough = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}

@@ -137,10 +137,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UserError(f'{folder} is of model_type={theirs["model_type"]!r}, which is not '
                         f'supported; there are: {", ".join(FAMILIES)}')
     name = _architecture(folder, theirs, family)
-    if sentences:  # which has no head, whatever config.json says that the model had
-        name = next((each for each, architecture in family.architectures.items()
-                     if architecture.objective == 'none'), name)
     tensors = Tensors(folder)
+    name = _as_its_tensors_say(name, family, tensors, sentences)
     try:
         config, aside = _config(folder, theirs, family, family.architectures[name])
     except UserError as error:
@@ -189,6 +187,17 @@ def _architecture(folder: Path, theirs: Theirs, family: Family) -> str:
         raise UserError(f'{folder} is of architecture {names[0]}, which is not supported'
                         + nearest(names[0], family.architectures))
     return names[0]
+
+
+def _as_its_tensors_say(name: str, family: Family, tensors: Tensors, sentences: bool) -> str:
+    """The architecture, where config.json names another: a model of sentence-transformers has no
+    head, and BERT's own files, of BertForMaskedLM, have that for next sentences, too."""
+    named = family.architectures[name].objective
+    other = 'none' if sentences else 'mlm_nsp' if named == 'mlm' else named
+    found = next((each for each, architecture in family.architectures.items()
+                  if architecture.objective == other and all(
+                      place.name in tensors for place in architecture.head.values())), name)
+    return found if other != named else name
 
 
 def _objective(theirs: Theirs, architecture: Architecture) -> str:
