@@ -105,11 +105,13 @@ def _help(doc: str, values: flags.FlagValues) -> str:
     lines = [doc.strip(), '']
     own = [values[name] for name in values if name != 'h' and not name.startswith('config.')]
     for flag in own:
-        default = f' [{flag.default}]' if flag.default not in (None, False, '') else ''
-        lines.append(f'  --{flag.name:<28} {flag.help}{default}')
+        default = f' [{flag.default}]' if flag.default not in (None, False, '', []) else ''
+        meaning = flag.help.partition(';\n')[0].replace('Alias for', 'the same as')
+        lines.append(f'  --{flag.name:<28} {meaning}{default}')
     options = [name for name in values if name.startswith('config.')]
     if options:
-        lines += ['', 'Any field of the configuration (--print_config shows their values):', '']
+        shown = ' (--print_config shows their values)' * ('print_config' in values)
+        lines += ['', f'Any field of the configuration{shown}:', '']
         lines += [f'  --{name:<34} {values[name].help}' for name in options]
     return '\n'.join(lines)
 

@@ -10,7 +10,7 @@ One line of input is one text (with --labels, label<TAB>text), for an encoder al
 tab. --output holds `embeddings` (N, D), float32, and `texts`, with --labels also `labels` and with
 --clusters also `clusters`. Prints JSON lines: the neighbours of every query, by cosine; then, with
 --labels, how often a text's nearest other text has its label, and with --clusters the purity of
-the clusters.
+the clusters. With none of these, the embedding of each text.
 """
 
 import json
@@ -83,6 +83,10 @@ def main(argv: list[str]) -> None:
         from xformer.evaluate.embeddings import clustered
         found['clusters'] = clustered(embeddings, values.clusters, values.seed)
     _print_neighbours(values, queries, embeddings, texts)
+    if not (values.output or values.query or values.labels):
+        for text, vector in zip(texts, embeddings):
+            print(json.dumps({'text': text, 'embedding': [round(float(x), 6) for x in vector]},
+                             ensure_ascii=False))
     if labels:
         print(json.dumps(_measured(embeddings, labels, found.get('clusters'))))
     if values.output:
@@ -97,8 +101,6 @@ def _check(values: flags.FlagValues) -> None:
     reading.check_output(values.output)
     if values.output and not values.output.endswith('.npz'):
         raise UserError(f'--output={values.output} is to be an .npz file; give it that ending')
-    if not (values.output or values.query or values.labels):
-        raise UserError('there is nothing to do; give --output=FILE.npz, --query=TEXT or --labels')
     for flag, other in ('nearest', 'query'), ('seed', 'clusters'):
         if values[flag].present and not values[other].value:
             raise UserError(f'--{flag} has no effect without --{other}; give both, or neither')
