@@ -34,7 +34,8 @@ class Letters:
 
 def letters(vocab_size=30):
     return SimpleNamespace(source=Letters(), target=Letters(), vocab_size=vocab_size,
-                           fingerprint='of the letters', special=SimpleNamespace(eos=EOS))
+                           fingerprint='of the letters', special=SimpleNamespace(eos=EOS),
+                           template=None)
 
 
 def words(rng, most):

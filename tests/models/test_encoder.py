@@ -156,8 +156,8 @@ def test_whatever_stands_in_the_padding_is_irrelevant(random_params):
 
 
 @pytest.mark.parametrize('fields', [
-    *SCHEMES.values(), {'norm_position': 'pre'}, {'layers': 'scan'}, {'share_layers': True},
-    {'window': 2}], ids=str)
+    {}, {'positions': 'learned', 'norm_position': 'pre'}, {'positions': 'rotary'}, {'window': 2},
+    {'layers': 'scan'}, {'share_layers': True}], ids=str)
 def test_some_columns_are_those_of_all_with_their_gradients(random_params, fields):
     model = Encoder(dataclasses.replace(CONFIG, num_segments=2, **fields))
     params = random_params(model, IDS_BT)
