@@ -21,13 +21,13 @@ from benchmarks.huggingface import bert
 from benchmarks.parity import announce, check_close
 from benchmarks.results import OURS, compared
 from benchmarks.timing import cpus
+from benchmarks.work import minilm_config
 from xformer.compiled import Compilations
 from xformer.config import Config, override, to_flat
 from xformer.data.tokenizers import train_tokenizers
 from xformer.evaluate.embeddings import Embedder
 from xformer.evaluate.inputs import encode_texts
 from xformer.models import build, init_params
-from xformer.presets import preset
 
 SENTENCES, VOCAB_SIZE, LONGEST = 2000, 30_522, 128
 NAMES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
@@ -40,16 +40,8 @@ def measure(repeats: int, peers: Iterable[str]) -> dict:
     torch.set_num_threads(cpus())
     with tempfile.TemporaryDirectory(prefix='embed-') as folder:
         return {f'MiniLM, {SENTENCES:,} sentences': compare_vectors(
-            minilm_config(), sentences(SENTENCES, VOCAB_SIZE), peers, repeats, Path(folder))}
-
-
-def minilm_config() -> Config:
-    """The size of MiniLM-L6-H384: 6 layers, 12 heads, 384 wide."""
-    return override(preset('bert-mini'), {
-        'model.num_encoder_layers': 6, 'model.d_model': 384, 'model.num_heads': 12,
-        'model.d_ff': 1536, 'model.vocab_size': VOCAB_SIZE, 'model.layers': 'unroll',
-        'model.pad_id': 0, 'model.bos_id': 2, 'model.eos_id': 3,
-        'data.objective': 'mlm_nsp', 'data.tokenizer': 'wordpiece'})
+            minilm_config(VOCAB_SIZE), sentences(SENTENCES, VOCAB_SIZE), peers, repeats,
+            Path(folder))}
 
 
 def sentences(number: int, vocab_size: int) -> list[str]:

@@ -108,7 +108,10 @@ def attention(rows: int, length: int, heads: int, width: int, expected: str,
     Raises RuntimeError beyond the tolerance, and where `auto` takes another form than `expected`.
     """
     lengths_B = jnp.asarray(np.linspace(length // 4, length // 2, rows).astype(np.int32))
+    documents_BT = 1 + jnp.arange(length)[None] * jnp.arange(1, rows + 1)[:, None] // length
     masks = {'causal': Mask(causal=True), 'padded': Mask(key_lengths_B=lengths_B),
+             'packed': Mask(causal=True, query_segments_BT=documents_BT,
+                            key_segments_BS=documents_BT),
              'window': Mask(causal=True, window=max(length // 8, 1)),
              'cross': Mask(key_lengths_B=lengths_B)}
     found = {}

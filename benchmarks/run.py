@@ -32,7 +32,7 @@ TORCH = ('eager', 'compile')
 SUITES = {
     'train-gpt': Suite(TORCH),
     'train-bf16': Suite(TORCH),
-    'products': Suite(('eager',), needs=('torch',), repeats=20),
+    'products': Suite(('eager',), repeats=20),
     'train-bert': Suite(TORCH),
     'train-seq2seq': Suite(TORCH),
     'train-g2p': Suite(('eager', 'eager-math'), needs=('torch',), repeats=20),

@@ -52,6 +52,15 @@ def gpt_batches(context: int, rows: int, number: int, vocab_size: int = CHARACTE
             for ids in streams]
 
 
+def minilm_config(vocab_size: int) -> Config:
+    """The size of MiniLM-L6-H384: 6 layers, 12 heads, 384 wide."""
+    return override(preset('bert-mini'), {
+        'model.num_encoder_layers': 6, 'model.d_model': 384, 'model.num_heads': 12,
+        'model.d_ff': 1536, 'model.vocab_size': vocab_size, 'model.layers': 'unroll',
+        'model.pad_id': 0, 'model.bos_id': 2, 'model.eos_id': 3,
+        'data.objective': 'mlm_nsp', 'data.tokenizer': 'wordpiece'})
+
+
 def bert_config(name: str, length: int, vocab_size: int) -> Config:
     """That preset without dropout, with the recipe of bert_mini_pretrain:mini."""
     return override(preset(name), PLAIN | {

@@ -237,6 +237,15 @@ def test_speed_adds_up(complete):
     assert rows.count(['train_step', f'8x16, {HOSTILE}', '3.5']) == 2
 
 
+def test_speed_is_a_share_of_the_peak_where_that_is_known(complete):
+    rows = [START | {'peak_flops_per_second': 16e12},
+            *({**row, 'model_flops_per_second': 1e12 * row['step'], 'mfu': row['step'] / 16}
+              for row in STRETCHES)]
+    write_rows(complete / 'timing.jsonl', rows)
+    text = Page(write_report(complete)).text['Speed']
+    assert "took 4,000.0 GFLOP/s, 25.0% of the devices' peak of 16 TFLOP/s (MFU)." in text
+
+
 def test_configuration_and_origin(complete):
     page = Page(write_report(complete))
     rows = {name: rest for name, *rest in page.rows['Configuration']}

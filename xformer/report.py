@@ -209,7 +209,8 @@ def _speed(timing: list[dict]) -> str:
         f'{total / 60:,.1f} minutes of training, {_count(restarts, "restart")}'
         f'{" (steps done twice count twice)" if restarts else ""}; median speed {speed:,.0f} '
         f'tokens/s; {_count(len(compilations), "compilation")}; peak memory {_memory(stretches)}.'
-    ) + paragraph(_flops(stretches)) + '<div class="pair">' + table(
+    ) + paragraph(_flops(stretches, timing[0].get('peak_flops_per_second'))
+                  ) + '<div class="pair">' + table(
         ('where time went', 'seconds', 'share'),
         [(what, f'{seconds:,.1f}', f'{seconds / total:.1%}') for what, seconds in spent.items()],
         ('seconds', 'share')
@@ -226,12 +227,12 @@ def _memory(stretches: list[dict]) -> str:
     return ', '.join(f'of the {where} {peak:,} MiB' for where, peak in peaks.items() if peak)
 
 
-def _flops(stretches: list[dict]) -> str:
+def _flops(stretches: list[dict], peak: float | None) -> str:
     """How many operations per second, of how many there could be."""
     flops = statistics.median(row.get('model_flops_per_second', 0) for row in stretches)
     shares = [row['mfu'] for row in stretches if 'mfu' in row]
-    share = (f'{statistics.median(shares):.1%} of the peak of the devices (MFU)' if shares
-             else 'of an unknown peak')
+    share = (f"{statistics.median(shares):.1%} of the devices' peak of {peak / 1e12:,.0f} TFLOP/s "
+             '(MFU)' if peak and shares else 'of an unknown peak')
     return f'The model took {flops / 1e9:,.1f} GFLOP/s, {share}. Counted are {FORMULA}.'
 
 

@@ -11,6 +11,7 @@ from benchmarks import (  # noqa: E402
     decode,
     long,
     ours,
+    products,
     train_bert,
     train_gpt,
     train_seq2seq,
@@ -19,6 +20,7 @@ from benchmarks import (  # noqa: E402
 )
 from benchmarks.results import OURS  # noqa: E402
 from xformer.config import override  # noqa: E402
+from xformer.models import build, init_params  # noqa: E402
 
 TINY = {'model.d_model': 32, 'model.num_heads': 2, 'model.d_ff': 48}
 
@@ -30,6 +32,17 @@ def one_thread():
 
 def sides(suite, config):
     return training.both(ours.without_dropout(config), suite.make_peer, ['eager'])
+
+
+@pytest.mark.parametrize('suite, config, outside', [
+    ('train-gpt, 6 layers, 384 wide', work.gpt_config(6, 384, 6, 256), 0),
+    ('train-bert', work.bert_config('bert-mini', 128, 30_522), 256 * 30_522),
+    ('embed', work.minilm_config(30_522), 0)])
+def test_the_products_measured_have_every_kernel_of_the_blocks(suite, config, outside):
+    params = jax.eval_shape(lambda: init_params(build(config), jax.random.key(0)))
+    kernels = sum(leaf.size for path, leaf in jax.tree.leaves_with_path(params)
+                  if 'layers' in str(path) and 'kernel' in str(path))
+    assert sum(k * n for _, k, n in products.cases()[suite]) == kernels + outside
 
 
 @pytest.mark.parametrize('dtype, tolerance', training.TOLERANCES.items())
@@ -91,7 +104,7 @@ def test_attention_is_the_same(monkeypatch):
 def test_vectors_are_the_same(tmp_path):
     pytest.importorskip('sentence_transformers', reason='in the extra `parity`')
     from benchmarks import embed
-    config = override(embed.minilm_config(), TINY | {
+    config = override(work.minilm_config(30_522), TINY | {
         'model.vocab_size': 300, 'model.num_encoder_layers': 2})
     texts = embed.sentences(40, 300)
     case = embed.compare_vectors(config, texts, ['batch-32'], 1, tmp_path)

@@ -17,7 +17,13 @@ from xformer.nn.attention import (
     masked_softmax,
     xla_attention,
 )
-from xformer.nn.backends import BACKENDS, attend, cudnn_attention, splash_attention
+from xformer.nn.backends import (
+    BACKENDS,
+    attend,
+    cudnn_attention,
+    splash_attention,
+    suitable,
+)
 from xformer.nn.blockwise import blockwise_attention
 from xformer.nn.layers import dropout_factors
 from xformer.nn.masks import Mask
@@ -183,6 +189,20 @@ def test_what_a_form_cannot_do_it_refuses_and_names_one_that_can(backend, case, 
     floats, fixed = arguments(case)
     with pytest.raises(UserError, match=sentence):
         attend(backend, **floats, **fixed)
+
+
+def test_auto_on_a_gpu_takes_cudnn_unless_documents_need_a_large_mask(monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+
+    def taken(length, dtype, **mask):
+        x_BTNH = jax.ShapeDtypeStruct((B, length, N, 64), dtype)
+        return suitable(x_BTNH, x_BTNH, Mask(causal=True, **mask), None, None)
+
+    documents = {'query_segments_BT': LENGTHS, 'key_segments_BS': LENGTHS}
+    assert taken(1024, jnp.bfloat16) == taken(65_536, jnp.bfloat16) == 'cudnn'
+    assert taken(1024, jnp.bfloat16, **documents) == 'cudnn'
+    assert taken(65_536, jnp.bfloat16, **documents) == 'blockwise'
+    assert taken(1024, jnp.float32) == 'xla'
 
 
 @pytest.mark.parametrize('length', [64, 2048])

@@ -15,6 +15,7 @@ from xformer.evaluate.inputs import segments
 from xformer.nn.masks import Packing
 
 POOLS = ('mean', 'cls', 'max', 'last4')
+BATCH_TOKENS = 4096  # about as many are embedded at once
 
 
 class Embedder:
@@ -28,7 +29,7 @@ class Embedder:
     """
 
     def __init__(self, model: nn.Module, config: Config, params, pool: str,
-                 compilations: Compilations, batch_tokens: int = 4096, first: int = 0):
+                 compilations: Compilations, batch_tokens: int = BATCH_TOKENS, first: int = 0):
         self._first = first
         self._model, self._config, self._params, self._pool = model, config, params, pool
         self._batch_tokens = batch_tokens

@@ -18,6 +18,7 @@ from xformer.nn.blockwise import blockwise_attention
 from xformer.nn.masks import Mask
 
 FEW_SCORES = 1024 ** 2  # of one head: what xla is fastest for
+MOST_MASKED = 8192 ** 2  # queries times keys for which cudnn takes a mask of its own
 LANES = 128  # of a TPU's registers: what splash's blocks and heads are multiples of
 
 
@@ -42,10 +43,12 @@ def suitable(q_BTNH, k_BSKH, mask: Mask, bias_NR, drop_BNTS) -> str:
     """The name of the one of BACKENDS that `auto` takes."""
     if drop_BNTS is not None:
         return 'xla'
-    lacks = _cudnn_lacks(q_BTNH, mask, bias_NR, drop_BNTS)
-    if jax.default_backend() == 'gpu' and not any(lacks.values()) and mask.key_segments_BS is None:
+    scores = q_BTNH.shape[1] * k_BSKH.shape[1]
+    lacks = any(_cudnn_lacks(q_BTNH, mask, bias_NR, drop_BNTS).values())
+    if (jax.default_backend() == 'gpu' and not lacks
+            and (mask.key_segments_BS is None or scores <= MOST_MASKED)):
         return 'cudnn'
-    return 'xla' if q_BTNH.shape[1] * k_BSKH.shape[1] <= FEW_SCORES else 'blockwise'
+    return 'xla' if scores <= FEW_SCORES else 'blockwise'
 
 
 def cudnn_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=None,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from xformer.config import ModelConfig
-from xformer.nn.layers import Dropout, Linear, Norm, initial
+from xformer.nn.layers import Dropout, Linear, Norm, initial, linear
 from xformer.nn.positions import sinusoidal
 
 
@@ -53,9 +53,6 @@ def token_table(module: nn.Module, name: str, config: ModelConfig) -> jax.Array:
 
 def tied_logits(x_BTE: jax.Array, table_VE: jax.Array, config: ModelConfig) -> jax.Array:
     """logits_BTV, float32: the products with the token embeddings (Press & Wolf 2017)."""
-    flat_XE = x_BTE.reshape(-1, x_BTE.shape[-1])
     if config.embedding_scale == 'output':
-        flat_XE = flat_XE * config.d_model ** -0.5
-    logits_XV = jnp.matmul(flat_XE, table_VE.T.astype(flat_XE.dtype),
-                           preferred_element_type=jnp.float32)
-    return logits_XV.reshape(*x_BTE.shape[:-1], -1)
+        x_BTE = x_BTE * config.d_model ** -0.5
+    return linear(x_BTE, table_VE.T, None, out_type=jnp.float32)

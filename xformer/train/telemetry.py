@@ -31,7 +31,8 @@ class Telemetry:
         self._board = Board(folder / 'tensorboard', step)
         self._progress = Progress(step, total_steps)
         self._begin(step)
-        self._clock({'event': 'start', 'step': step, 'unix_time': round(time.time(), 3)})
+        self._clock({'event': 'start', 'step': step, 'unix_time': round(time.time(), 3),
+                     'peak_flops_per_second': peak})
 
     def _begin(self, step: int) -> None:
         """A new stretch of steps to be timed."""
