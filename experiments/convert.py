@@ -1,13 +1,15 @@
 """Turn a run folder into a Hugging Face folder, or a Hugging Face folder into a run folder.
 
     python -m experiments.convert --model=runs/finetune_sst2 --output=sst2_bert --family=bert
+    python -m experiments.convert --model=runs/domain_r8 --output=r8_vectors --pool=mean
     python -m experiments.convert --model=downloads/gpt2 --output=runs/gpt2
 
 A Hugging Face folder has config.json, the parameters in float32 and the tokenizer's files; where
 PyTorch and transformers are installed, its outputs are compared with the run's and the largest
-difference is printed. Every command, and train.init_from, read Hugging Face folders as they are; a
-run folder made of one holds a single checkpoint that nothing was measured of, so give
---checkpoint=last with it.
+difference is printed. With --pool it is an encoder without its head, of which
+sentence-transformers makes vectors. Every command, and train.init_from, read Hugging Face folders
+as they are; a run folder made of one holds a single checkpoint that nothing was measured of, so
+give --checkpoint=last with it.
 """
 
 import functools
@@ -21,7 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import CHOOSING, UserError, to_json
+from xformer.config import CHOOSING, UserError, override, to_json
 from xformer.console import say
 
 
@@ -30,6 +32,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string('output', None, f'folder to make ({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_string('family', None, "config.json's model_type, as bert or llama (default: the "
                         'first that the model belongs to)', flag_values=values)
+    flags.DEFINE_enum('pool', None, ['mean', 'cls', 'max'], 'how sentence-transformers is to make '
+                      'a vector of a text', flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -37,32 +41,43 @@ def main(argv: list[str]) -> None:
     reading.check_output(values.output)
     from xformer.interop.folder import is_checkpoint
     imported = is_checkpoint(Path(values.model))
-    if imported and values.family:
-        raise UserError(f'--family has no effect on {values.model}, a Hugging Face folder that '
-                        'becomes a run; leave it out')
-    run, _ = reading.open_model(values, reading.config_of(values))
+    for flag in ('family', 'pool'):
+        if imported and values[flag].present:
+            raise UserError(f'--{flag} has no effect on {values.model}, a Hugging Face folder that '
+                            'becomes a run; leave it out')
+    config = reading.config_of(values)
+    if values.pool and config.model.family != 'encoder':
+        raise UserError('--pool is for an encoder, of which sentence-transformers makes vectors; '
+                        f'model.family is {config.model.family}')
+    run, _ = reading.open_model(values, config)
     output = Path(values.output)
     part = Path(tempfile.mkdtemp(dir=output.parent, prefix=f'{output.name}.'))
     try:
-        made = _write_run(run, part) if imported else _write_checkpoint(run, part, values.family)
+        made = (_write_run(run, part) if imported else
+                _write_checkpoint(run, part, values.family, values.pool))
         part.chmod(0o755)
         os.replace(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)  # where it could not be finished
     _print_written(output, made)
     if not imported and all(map(importlib.util.find_spec, ('torch', 'transformers'))):
-        print(f'parity      {_apart(run, output, made):.1e} '
+        print(f'parity      {_apart(run, output, made, values.pool):.1e} '
               '(largest difference from PyTorch ÷ largest output)')
 
 
-def _write_checkpoint(run, folder: Path, family: str | None) -> str:
+def _write_checkpoint(run, folder: Path, family: str | None, pool: str | None) -> str:
     """Returns the name of the architecture."""
     from xformer.interop.folder import CONFIG, write_checkpoint
     from xformer.interop.generation import write_generation
+    from xformer.interop.sentences import write_sentences
     from xformer.interop.tokenizer_export import write_tokenizers
-    config = run.config
+    config, arrays = run.config, _arrays(run)
+    if pool:
+        write_sentences(folder, pool, config)
+        config = override(config, {'data.objective': 'none', 'data.lowercase_source': False})
+        arrays = {path: array for path, array in arrays.items() if path.startswith('encoder/')}
     labels = run.tokenizers.labels if config.data.objective in CHOOSING else ()
-    name, unsaid = write_checkpoint(folder, config, _arrays(run), family, labels)
+    name, unsaid = write_checkpoint(folder, config, arrays, family, labels)
     model_type = json.loads((folder / CONFIG).read_text())['model_type']
     write_tokenizers(run.tokenizers, folder, model_type)
     if config.model.family != 'encoder':
@@ -110,7 +125,7 @@ def _print_written(output: Path, made: str) -> None:
             print(f'{path.stat().st_size:>11,} {path.relative_to(output)}')
 
 
-def _apart(run, folder: Path, name: str) -> float:
+def _apart(run, folder: Path, name: str, pool: str | None) -> float:
     """Largest difference ÷ largest value of the outputs, of ours and of PyTorch's, for random
     tokens."""
     import jax
@@ -133,7 +148,7 @@ def _apart(run, folder: Path, name: str) -> float:
         inputs.append(inputs[0])
     with torch.no_grad():
         found = getattr(transformers, name).from_pretrained(folder).eval()(**given)
-    objective = run.config.data.objective
+    objective = 'none' if pool else run.config.data.objective
     apply = functools.partial(run.model.apply, {'params': nested(_arrays(run))})
     if objective == 'none':
         ours = apply(*inputs, method='features')[-1]

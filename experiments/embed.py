@@ -91,8 +91,10 @@ def main(argv: list[str]) -> None:
         print(json.dumps(_measured(embeddings, labels, found.get('clusters'))))
     if values.output:
         import numpy as np
-        with open(values.output, 'xb') as file:
+        part = Path(f'{values.output}.part')
+        with open(part, 'wb') as file:
             np.savez_compressed(file, **found)
+        part.rename(values.output)
         say(f'{len(texts):,} embeddings of {embeddings.shape[1]}: {values.output}')
 
 

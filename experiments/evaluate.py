@@ -40,8 +40,8 @@ def define(values: flags.FlagValues) -> None:
     reading.define(values)
     flags.DEFINE_enum('split', 'dev', ['dev', 'test'], 'held-out part of the data',
                       flag_values=values)
-    flags.DEFINE_string('input', None, 'a file to measure on instead: source<TAB>target, or text '
-                        '(*.jsonl: JSON lines)', flag_values=values)
+    flags.DEFINE_string('input', None, 'a file to measure on instead, - for standard input: '
+                        'source<TAB>target, or text (*.jsonl: JSON lines)', flag_values=values)
     flags.DEFINE_enum('score', None, leaves()['data.score'].metadata['choices'],
                       'metrics of outputs (default: data.score of the run; of a Hugging Face '
                       'folder bleu)', flag_values=values)
@@ -64,8 +64,9 @@ def main(argv: list[str]) -> None:
     if values.score:
         strip = config.data.score_strip if values.score == 'errors' else ''
         config = override(config, {'data.score': values.score, 'data.score_strip': strip})
-    name = f'input-{Path(values.input).stem}' if values.input else values.split
-    examples = examples_of_file(values.input, config) if values.input else None
+    file = '/dev/stdin' if values.input == '-' else values.input
+    name = f'input-{Path(file).stem}' if file else values.split
+    examples = examples_of_file(file, config) if file else None
 
     run, compilations = reading.open_model(values, config)
     config = run.config

@@ -23,7 +23,7 @@ from absl import flags
 
 from experiments import cli, reading
 from xformer.checks import check_same, validate
-from xformer.config import Config, DecodeConfig, UserError, override, to_flat
+from xformer.config import Config, DecodeConfig, UserError, nearest, override, to_flat
 from xformer.console import counting, say
 
 TASKS = {  # settings of decoding that fit, unless they are given
@@ -39,9 +39,10 @@ def define(values: flags.FlagValues) -> None:
     reading.define(values)
     reading.define_texts(values, 'a source text or prompt')
     reading.define_output(values)
-    flags.DEFINE_enum('task', None, list(TASKS), 'settings of decoding that fit, unless given: ' +
-                      '; '.join(f'{task} {_listed(settings)}' for task, settings in TASKS.items()),
-                      flag_values=values)
+    flags.DEFINE_string('task', None, 'settings of decoding that fit, unless given: ' + '; '.join(
+        f'{task} {_listed(settings)}' for task, settings in TASKS.items())
+        + '; of a Hugging Face folder first its own, with what it wants before each text (T5: also '
+        'translation_en_to_de)', flag_values=values)
     flags.DEFINE_boolean('json', False, 'write JSON lines {"source", "outputs": [{"text", '
                          '"score"}]} instead of text', flag_values=values)
     flags.DEFINE_integer('num_outputs', 1, 'outputs of each source, best first: of a beam at most '
@@ -76,9 +77,9 @@ def main(argv: list[str]) -> None:
             raise UserError(f'give either --{name} or --config.decode.{name}, not both')
         if values[name].present:
             same.value = str(values[name].value)
-    config = reading.config_of(values)
+    config, prefix = reading.config_of(values), ''
     if values.task:
-        config = _for_task(config, values)
+        config, prefix = _for_task(config, values)
     if config.model.family == 'encoder':
         raise UserError(f'--model={values.model} is a model of model.family=encoder, which writes '
                         'no outputs; give a decoder or one of seq2seq')
@@ -95,31 +96,46 @@ def main(argv: list[str]) -> None:
     if values.score:
         lines = _scores(texts, values, config)
     elif values.stream or values.interactive:
-        return _show(texts, examples, values, config)
+        return _show(texts, examples, values, config, prefix)
     else:
-        lines = _outputs(texts, examples, values, config)
+        lines = _outputs(texts, examples, values, config, prefix)
     reading.write(values.output, lines, len(texts))
 
 
-def _for_task(config: Config, values) -> Config:
-    """With the settings of --task that neither a flag gives nor the model's Hugging Face folder;
-    no length beyond what the model takes, or what is given."""
-    decode, folder = config.decode, Path(values.model)
-    most = decode.max_length or decode.max_new_tokens or config.model.max_length
-    settings = {f'decode.{name}': min(setting, most) if name.endswith('_length') else setting
-                for name, setting in TASKS[values.task].items()}
-    if decode.max_new_tokens:
-        settings.pop('decode.max_length', None)
+def _for_task(config: Config, values) -> tuple[Config, str]:
+    """With the settings of --task that neither a flag gives nor the model's Hugging Face folder,
+    and what that wants before each text; no length beyond what the model takes, or what is given.
+    """
     from xformer.interop.folder import is_checkpoint
-    from xformer.interop.generation import to_config
+    from xformer.interop.generation import read_task, to_config
+    folder, kind, prefix, theirs = Path(values.model), values.task, '', {}
+    if is_checkpoint(folder):
+        kind, prefix, theirs = read_task(folder, values.task)
+    elif kind not in TASKS:
+        raise UserError(f'there is no --task={kind}{nearest(kind, TASKS)}')
+    own = to_config(theirs, config.model)[0] if theirs else {}
+    config = override(config, _not_given(own, values))
+    settings = {f'decode.{name}': setting for name, setting in TASKS[kind].items()}
     if is_checkpoint(folder):
         silent = to_flat(override(replace(config, decode=DecodeConfig()),
                                   to_config({}, config.model)[0]))
         settings = {name: setting for name, setting in settings.items()
                     if name not in ('decode.length_penalty', 'decode.alpha')
                     and to_flat(config)[name] == silent[name]}
-    return validate(override(config, {name: setting for name, setting in settings.items()
-                                      if values[f'config.{name}'].value is None}))
+    decode = config.decode
+    most = decode.max_length or decode.max_new_tokens or config.model.max_length
+    settings = {'decode.min_length': decode.min_length} | settings
+    settings = {name: min(setting, most) if name.endswith('_length') else setting
+                for name, setting in settings.items()}
+    if decode.max_new_tokens:
+        settings.pop('decode.max_length', None)
+    return validate(override(config, _not_given(settings, values))), prefix
+
+
+def _not_given(settings: dict, values) -> dict:
+    """Those of decoding that no flag gives."""
+    return {name: setting for name, setting in settings.items() if name.startswith('decode.')
+            and values[f'config.{name}'].value is None}
 
 
 def _listed(settings: dict) -> str:
@@ -181,7 +197,7 @@ def _pair(text: str, where: str) -> tuple[str, str]:
 class _Writer:
     """From texts to texts: prompts are made and encoded, outputs cut before the stop strings."""
 
-    def __init__(self, examples: list, values, config: Config):
+    def __init__(self, examples: list, values, config: Config, prefix: str):
         draft_config = _draft_config(values, config) if values.draft else None
         self._run, compilations = reading.open_model(values, config)
         config = self._run.config
@@ -193,7 +209,7 @@ class _Writer:
             small = open_run(Path(values.draft), draft_config, 'best', say)
             draft = Draft(small.model, small.params, values.draft_tokens)
         self._config, self._examples, self._template = config, examples, values.template
-        self._stops = list(values.stop)
+        self._prefix, self._stops = prefix, list(values.stop)
         if values.template:
             _check_lines(self._run.tokenizers.source)
             self._stops.append(values.template.split('{target}')[1] + '\n')
@@ -224,6 +240,7 @@ class _Writer:
         from xformer.evaluate.inputs import encode_sources
         if self._template:
             texts = [few_shot_prompt(text, self._examples, self._template) for text in texts]
+        texts = [text if text.startswith(self._prefix) else self._prefix + text for text in texts]
         self._prompts = encode_sources(texts, self._config, self._run.tokenizers)
         reading.tell_unknown(self._prompts, self._run.tokenizers.special)
 
@@ -266,8 +283,8 @@ def _draft_config(values, config: Config) -> Config:
     return draft
 
 
-def _outputs(texts: list[str], examples: list, values, config: Config) -> str:
-    writer = _Writer(examples, values, config)
+def _outputs(texts: list[str], examples: list, values, config: Config, prefix: str) -> str:
+    writer = _Writer(examples, values, config, prefix)
     lines = ''.join(_line(source, outputs, values.json) + '\n'
                     for source, outputs in zip(texts, writer.write(texts)))
     if values.draft:
@@ -288,9 +305,9 @@ def _line(source: str, outputs: list[tuple[str, float]], as_json: bool) -> str:
     return '\t'.join(text for text, _ in outputs)
 
 
-def _show(texts: list[str], examples: list, values, config: Config) -> None:
+def _show(texts: list[str], examples: list, values, config: Config, prefix: str) -> None:
     """The outputs of --stream or --interactive, as they are written."""
-    writer = _Writer(examples, values, config)
+    writer = _Writer(examples, values, config, prefix)
     for number, text in enumerate(texts or _asked()):
         try:
             for piece in writer.stream(text, number):
@@ -306,6 +323,8 @@ def _show(texts: list[str], examples: list, values, config: Config) -> None:
 
 def _asked():
     """Lines of standard input, asked for if a person types them, until it ends."""
+    if hasattr(sys.stdin, 'reconfigure'):  # some locales would let broken text through
+        sys.stdin.reconfigure(encoding='utf-8', errors='strict')
     while True:
         if sys.stdin.isatty():
             print('> ', end='', file=sys.stderr, flush=True)

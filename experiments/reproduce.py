@@ -105,7 +105,7 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
                                  base['published'], base['values']))}
     commands = [command for label, line in trained.items()
                 for command in _commands(line, folders[label] / 'seed-0', 0, smoke)]
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
             'commands': list(dict.fromkeys(' '.join(['python', '-m', *command])

@@ -79,7 +79,8 @@ def main(argv: list[str]) -> None:
 
     from xformer.sweep.live import shown
     from xformer.sweep.report import ranked, write_report
-    from xformer.sweep.study import join, storage_of
+    from xformer.sweep.storage import storage_of
+    from xformer.sweep.study import join
     from xformer.sweep.trial import Runner, prepare_folder, work_together
     from xformer.train.signals import STOPS, Stopped
     if values.storage is None:

@@ -91,7 +91,7 @@ def _target_ids(sources: list[list[int]], targets: list[str], run, compilations)
     from xformer.decode.generate import Generator
     from xformer.evaluate.inputs import template_of
     missing = [source for source, target in zip(sources, targets) if not target]
-    config = override(run.config, {'decode.beam_size': 1})
+    config = override(run.config, {'decode.strategy': 'beam', 'decode.beam_size': 1})
     generator = Generator(run.model, config, run.params, compilations)
     written = iter(generator(missing))
     template = template_of(run.config, run.tokenizers)

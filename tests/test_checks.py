@@ -211,6 +211,8 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (PAIRS, {'optim.optimizer': 'adafactor', 'optim.beta1': 0.5}, 'optim.beta1, .*adafactor'),
     (PAIRS, {'optim.optimizer': 'adafactor', 'optim.beta2': 0.5}, 'optim.beta2 .*adafactor'),
     (PAIRS, {'optim.optimizer': 'adafactor', 'optim.epsilon': 0.5}, 'optim.epsilon .*adafactor'),
+    (PAIRS, {'optim.epsilon': 0.0}, 'optim.epsilon must be above 0'),
+    (PAIRS, {'data.max_buckets': 256}, 'data.max_buckets must be from 1 to 255, not 256'),
     (PAIRS, {'train.accumulate': 3}, 'data.batch_multiple=8 is not divisible by '
      'train.accumulate=3; choose a multiple'),
     (PAIRS, {'decode.max_length': 513}, 'decode.max_length=513 is beyond the model.max_length=512'),

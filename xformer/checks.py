@@ -78,7 +78,7 @@ _RANGES = {  # name: (least, most, most is allowed)
     **{name: (1, _INFINITY, False) for name in (
         'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_length',
         'model.relative_distance', 'data.vocab_size',
-        'data.batch_tokens', 'data.batch_multiple', 'data.max_buckets', 'data.mean_span',
+        'data.batch_tokens', 'data.batch_multiple', 'data.mean_span',
         'train.steps', 'train.accumulate', 'train.log_every', 'train.eval_every',
         'train.save_every', 'train.keep_last', 'decode.beam_size', 'decode.beam_groups')},
     **{name: (0, _INFINITY, False) for name in (
@@ -93,6 +93,7 @@ _RANGES = {  # name: (least, most, most is allowed)
         'decode.max_length', 'decode.max_new_tokens', 'decode.min_length',
         'decode.repetition_penalty', 'decode.no_repeat_ngram', 'decode.temperature',
         'decode.top_k', 'decode.seed')},
+    'data.max_buckets': (1, 255, True),  # they are numbered in bytes
     'model.relative_buckets': (4, _INFINITY, False), 'model.rotary_base': (1.0, _INFINITY, False),
     **{name: (-1, _INFINITY, False) for name in (
         'model.pad_id', 'model.bos_id', 'model.eos_id', 'decode.first_token')},
@@ -263,6 +264,7 @@ def _optim_checks(optim: OptimConfig, train: TrainConfig):
            f'optim.final_fraction has no effect with optim.schedule={optim.schedule}')
     yield (optim.optimizer == 'adamw' or optim.weight_decay == 0,
            f'optim.weight_decay has no effect with optim.optimizer={optim.optimizer}; use adamw')
+    yield optim.epsilon > 0, 'optim.epsilon must be above 0: gradients may be exactly 0'
     adam = (optim.beta1, optim.beta2, optim.epsilon)
     yield (optim.optimizer != 'adafactor'
            or adam == (default.beta1, default.beta2, default.epsilon),

@@ -80,7 +80,8 @@ class ModelConfig:
     attention_dropout: float = option(0.0, 'on the attention weights')
     activation_dropout: float = option(0.0, 'inside the feed-forward layer')
     attention: str = option('auto', 'what computes attention, but for decoding step by step; auto '
-                            'takes cudnn, or blockwise for long texts, where they can, else xla',
+                            'takes cudnn, or blockwise for long texts, where they can, else xla; '
+                            'splash, for a TPU, is to be asked for',
                             ('auto', 'xla', 'blockwise', 'cudnn', 'splash', 'reference'))
     layers: str = option('scan', 'compile one block (scan) or all (unroll)', ('scan', 'unroll'))
     remat: bool = option(False, 'recompute activations in the backward pass to save memory')
@@ -134,7 +135,8 @@ class DataConfig:
     target_tokenizer: str = option('', 'how a target becomes tokens; empty as data.tokenizer',
                                    ('', *TOKENIZERS))
     tokenizer_file: str = option('', 'read the tokenizer instead of training it: vocab.txt, '
-                                 'tokenizer.json, vocab.json (with merges.txt beside), *.model')
+                                 'tokenizer.json, vocab.json (with merges.txt beside), '
+                                 'encoder.json (with vocab.bpe), *.model, *.spm')
     vocab_size: int = option(8000, 'pieces to train, for bpe, unigram, wordpiece and byte_bpe')
     sequence_length: int = option(0, 'tokens of a text seen at once; 0 takes model.max_length')
     noise_rate: float = option(0.15, 'share of tokens that mlm, spans and denoise hide')

@@ -8,6 +8,7 @@ karpathy/nanoGPT, 4 days on 8 A100 GPUs).
 Needs a GPU or TPU, and OpenWebText from the internet (JSON lines, {"text": ...} each; nanoGPT
 measures on one document in 2,000, in a file of their own); not run here. encoder.json and vocab.bpe
 are OpenAI's.
+`:medium`, `:large` and `:xl` are GPT-2's other sizes by the same recipe.
 
     python -m experiments.train --config=gpt2_124m --estimate
     python -m experiments.train --config=gpt2_124m
@@ -29,4 +30,5 @@ CONFIG = override(preset('gpt2', Config(
     train=TrainConfig(steps=600_000, accumulate=8, log_every=100, eval_every=2000,
                       save_every=2000))), {'model.dropout': 0.0, 'model.attention_dropout': 0.0})
 
-VARIANTS = {}
+VARIANTS = {name: {f'model.{field}': getattr(preset(f'gpt2-{name}').model, field) for field in (
+    'num_decoder_layers', 'd_model', 'num_heads', 'd_ff')} for name in ('medium', 'large', 'xl')}

@@ -1,6 +1,7 @@
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,13 @@ def test_settings_that_do_not_matter_share_the_stores(config, text_config):
     prepare(text_config)
     prepare(override(text_config, {'model.max_length': 5, 'data.too_long': 'drop'}), said.append)
     assert said == []
+
+
+def test_stores_do_not_depend_on_the_labels_of_the_model_that_training_begins_with(config):
+    tokenizers, said = prepare(config).tokenizers, []
+    first = prepare(config, given=tokenizers)
+    again = prepare(config, said.append, given=replace(tokenizers, labels=('no', 'yes')))
+    assert said == [] and again.fingerprint == first.fingerprint
 
 
 def test_another_tokenizer_file_of_the_same_name_makes_its_own_stores(config, tmp_path):

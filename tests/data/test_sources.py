@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_given_split_files_leave_train_whole_and_only_the_missing_one_is_held_ou
     held = [pair for pair in whole if split_of(pair[0]) == 'test']
     assert held and pairs_of('test', train=train, dev=dev) == held
     assert pairs_of('train', train=train, dev=dev) == [p for p in whole if p not in held]
+
+
+def test_answers_move_with_a_context_that_lower_case_makes_longer(tmp_path):
+    (tmp_path / 'rows').write_text(json.dumps({
+        'question': 'Where?', 'context': 'İ İ Rome', 'answers': [{'text': 'Rome', 'start': 4}]}))
+    data = DataConfig(objective='answer', format='jsonl', lowercase_source=True,
+                      **dict.fromkeys(SPLITS, str(tmp_path / 'rows')))
+    [(question, context, [[text, start]])] = read_examples(data, 'train')
+    assert (question, text, context[start:]) == ('where?', 'rome', 'rome')
 
 
 def test_lowercasing_cannot_spread_one_source_over_splits(tmp_path):

@@ -141,6 +141,18 @@ def test_too_long_is_refused_by_ordinal_or_dropped_and_counted(tmp_path, monkeyp
     assert len(build(tmp_path / 'fits', pairs, max_length=61)) == 22  # EOS counts
 
 
+def test_both_sides_of_a_pair_in_one_text_are_limited_together(tmp_path):
+    pairs = [('a' * 30, 'b' * 18), ('a' * 30, 'b' * 19), ('a', 'b' * 70)]  # and two EOS
+    options = {'kind': 'joined pairs', 'max_length': 50}
+    with pytest.raises(UserError, match='example 2 of train .* 31 source and 20 target'):
+        build(tmp_path / 'all', pairs, **options)
+    assert len(build(tmp_path / 'kept', pairs, too_long='drop', **options)) == 1
+    cut = build(tmp_path / 'cut', pairs, too_long='cut', **options)
+    source, target = (cut.columns[name] for name in ('source', 'target'))
+    assert [(len(source[i]), len(target[i])) for i in range(3)] == [(31, 19), (30, 20), (1, 49)]
+    assert all(column[i][-1] == EOS for column in (source, target) for i in range(3))
+
+
 @pytest.mark.parametrize('examples, kind, message', [
     ([], 'pairs', 'the dev split has no pairs; give --config.data.dev=FILE'),
     ([[]], 'texts', 'the dev split has no texts; give --config.data.dev=FILE'),

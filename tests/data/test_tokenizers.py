@@ -279,6 +279,21 @@ def test_a_document_reads_as_its_text(kind, tmp_path):
     assert ids[:-1].tolist() == tokenizers.source.encode('One fine day. Two fine days.')
 
 
+@pytest.mark.parametrize('kind', ['char', 'bytes', 'byte_bpe', 'bpe', 'unigram'])
+def test_a_text_of_several_lines_reads_as_it_is_written(kind, tmp_path):
+    text = 'One fine day.\n\n  Two fine days.\nThree'
+    (tmp_path / 'text').write_text(json.dumps({'text': text}) + '\n')
+    data = DataConfig(objective='lm', format='jsonl', tokenizer=kind, vocab_size=290,
+                      **dict.fromkeys(SPLITS, str(tmp_path / 'text')))
+    tokenizers = train_tokenizers(data, english() + [(text,)])
+    store = build_store(tmp_path / 'store', read_examples(data, 'train'), tokenizers,
+                        kind='texts', split='train')
+    ids = store.columns['text'].ids
+    assert tokenizers.source.decode(ids) == text
+    if kind != 'byte_bpe':  # whose words may begin with the end of a line
+        assert ids[:-1].tolist() == tokenizers.source.encode(text)
+
+
 def test_numpy_ids_decode():
     tokenizer = SymbolTokenizer('char', ['a', 'b'])
     assert tokenizer.decode(np.array([1, 4, 5, 2, 0], np.int32)) == 'ab'

@@ -23,6 +23,7 @@ def test_sums_are_shown_a_line_each_and_the_last_is_left_open(shots):
 
 def test_what_follows_the_target_belongs_to_the_lines_alone():
     assert few_shot_prompt('c', [('a', '{source}')], '<{source}|{target}>') == '<a|{source}>\n<c|'
+    assert few_shot_prompt('c', [('{target}', 'b')], '{source}:{target}') == '{target}:b\nc:'
 
 
 @pytest.mark.parametrize('kind', ['char', 'word', 'bytes', 'byte_bpe', 'bpe'])

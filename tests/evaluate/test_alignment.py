@@ -1,5 +1,6 @@
 """Alignments: one padded batch against the attention maps of each pair alone."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from xformer.compiled import Compilations
 from xformer.config import Config, UserError, override
-from xformer.data.tokenizers import train_tokenizers
+from xformer.data.tokenizers import Template, train_tokenizers
 from xformer.evaluate.alignment import Alignment, align
 from xformer.models import build, init_params
 
@@ -47,6 +48,16 @@ def test_each_alignment_is_that_of_the_pair_alone(params):
         assert alignment.weights_TS.shape == last_layer_NTS.shape[1:]
         np.testing.assert_allclose(alignment.weights_TS, last_layer_NTS.mean(0), atol=1e-6)
         np.testing.assert_allclose(alignment.weights_TS.sum(1), 1, atol=1e-6)
+
+
+def test_a_published_model_reads_what_its_template_puts_around_a_target(params):
+    ends = (SPECIAL.eos,)
+    published = dataclasses.replace(TOKENIZERS, template=Template((SPECIAL.bos,), ends, ends))
+    for target in 'K', 'K ' * 9:
+        [found] = align([('ab', target)], MODEL, CONFIG, params, published, Compilations())
+        assert found.source == ('<bos>', *'ab', '<eos>')
+        assert found.target[:2] == ('<bos>', 'K') and found.target[-1] == '<eos>'
+        assert len(found.target) == min(2 + len(target.split()), 6)
 
 
 def test_a_source_that_is_too_long_is_named(params):

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from tokenizer_folders import KINDS
 
 from xformer.config import UserError, override
 from xformer.data.layouts import LAYOUTS, Row
 from xformer.data.sources import Labelled
+from xformer.data.tokenizers import train_tokenizers
 from xformer.evaluate.inputs import (
     encode_outputs,
     encode_sources,
@@ -41,15 +41,42 @@ def test_two_texts_are_parted_and_the_second_is_the_second_segment(small):
     special = one.tokenizers.special
     alone, both = encode_texts(['abc', 'ab\tcde'], one.config, one.tokenizers)
     assert both == [special.bos, *ids(one, 'ab'), special.eos, *ids(one, 'cde'), special.eos]
-    rows_BS = np.array([alone + [special.pad] * 4, both + [special.pad]])
-    lengths_B = np.array([len(alone), len(both)])
-    assert segments(rows_BS, lengths_B, one.config.model).tolist() == [
-        [0] * 9, [0, 0, 0, 0, 1, 1, 1, 1, 0]]
-    assert not segments(rows_BS, lengths_B, replace(one.config.model, num_segments=1)).any()
+    assert segments([alone, both], (3, 9), one.config.model).tolist() == [
+        [0] * 9, [0, 0, 0, 0, 1, 1, 1, 1, 0], [0] * 9]
+    assert not segments([both], (1, 9), replace(one.config.model, num_segments=1)).any()
     with pytest.raises(UserError, match='input 2 has 2 tabs'):
         encode_texts(['a', 'a\tb\tc'], one.config, one.tokenizers)
     with pytest.raises(UserError, match='input 1 is empty'):
         encode_texts(['a\t'], one.config, one.tokenizers)
+
+
+def test_an_end_that_is_typed_begins_no_second_text(small, tmp_path):
+    tokenizers = read_tokenizers(tmp_path, KINDS['bert'](tmp_path))
+    config = small('encoder').config
+    config = override(config, {'model.num_segments': 2})
+    texts = encode_texts(['ta [SEP] ro', 'ta [SEP] ro\tro', 'ta\tro'], config, tokenizers)
+    assert [tokenizers.source.tokens(text).count('[SEP]') for text in texts] == [2, 3, 2]
+    assert segments(texts, (3, 7), config.model).tolist() == [
+        [0] * 7, [0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize('kind', ['byte_bpe', 'bpe', 'unigram'])
+def test_a_mask_hides_a_word_with_the_space_before_it(kind, small):
+    config = override(small('encoder').config, {'data.tokenizer': kind, 'data.vocab_size': 300})
+    tokenizers = train_tokenizers(config.data, [('open the door now',)] * 3)
+    text, mask = 'open the door now', tokenizers.special.mask
+    ids = tokenizers.source.encode(text)
+    door = [number for number, (a, b) in enumerate(tokenizers.source.spans(text).places)
+            if a >= text.index(' door') and b <= text.index(' now')]
+    [found] = encode_texts([text.replace('door', '[MASK]')], config, tokenizers)
+    assert found[1:-1] == [*ids[:door[0]], mask, *ids[door[-1] + 1:]]
+
+
+def test_given_texts_of_a_language_model_are_lower_cased_as_it_learnt_them(small):
+    one = small('decoder')
+    config = override(one.config, {'data.lowercase_source': True})
+    assert encode_outputs(['ABC'], [[]], config, one.tokenizers) == encode_outputs(
+        ['abc'], [[]], config, one.tokenizers)
 
 
 def test_what_is_cut_is_said(small, capsys):
@@ -68,6 +95,8 @@ def test_examples_that_training_drops_are_left_out_and_its_labels_alone_are_know
     assert fitting(examples, config, one.tokenizers) == [examples[0], examples[2]]
     assert capsys.readouterr().err == 'examples beyond model.max_length=24, left out: 1\n'
     assert fitting(examples, one.config, one.tokenizers) == examples
+    with pytest.raises(UserError, match='all examples are beyond model.max_length=24'):
+        fitting(examples[1:2], config, one.tokenizers)
     with pytest.raises(UserError, match="label 'maybe' is not one of the training data"):
         fitting([Labelled('a', '', 'maybe')], one.config, one.tokenizers)
     pairs = small('seq2seq')

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from xformer.compiled import Compilations
-from xformer.config import UserError
+from xformer.config import UserError, override
 from xformer.evaluate.inputs import encode_texts
 from xformer.evaluate.looks import Map, look_at
+from xformer.models import build, init_params
 
 TEXTS = ['abc', 'hgfedcba hgfedcba']
 TARGETS = ['A B', 'D C B A']
@@ -38,6 +39,16 @@ def looked(small):
             inputs.append(row[:1] if family == 'decoder' else row)
         return one, inputs, looks
     return looked
+
+
+def test_an_encoder_without_a_head_has_maps_and_no_lens(small):
+    one = small('encoder')
+    config = override(one.config, {'data.objective': 'none'})
+    model = build(config)
+    params = init_params(model, jax.random.key(0))
+    rows = encode_texts(TEXTS, config, one.tokenizers)
+    for [look] in look_at(rows, None, model, config, params, one.tokenizers, Compilations()):
+        assert look.stack == 'encoder' and look.lens is None and len(look.maps) == 1
 
 
 @pytest.mark.parametrize('family', ['encoder', 'classifier', 'decoder', 'seq2seq'])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, convert, evaluate, generate, predict, train, visualize
+from experiments import cli, convert, embed, evaluate, generate, predict, train, visualize
 from xformer.checks import validate
 from xformer.config import Config, UserError, override, to_json
 from xformer.data.tokenizers import load_tokenizers, train_tokenizers
@@ -220,5 +220,60 @@ def test_flags_without_effect(run_of, tmp_path):
     convert.main(['convert', f'--model={ours}', '--output=theirs'])
     with pytest.raises(UserError, match='--family has no effect on theirs, a Hugging Face folder'):
         convert.main(['convert', '--model=theirs', '--output=back', '--family=bert'])
+    with pytest.raises(UserError, match='--pool has no effect on theirs'):
+        convert.main(['convert', '--model=theirs', '--output=back', '--pool=mean'])
     with pytest.raises(UserError, match='--output=theirs exists'):
         convert.main(['convert', f'--model={ours}', '--output=theirs'])
+
+
+@pytest.mark.parametrize('family, settings', [
+    ('bert', {'model.num_segments': 0}), ('roberta', {'model.num_segments': 0}),
+    ('roberta', {'model.num_segments': 1})])
+def test_what_pytorch_cannot_do_without_is_written_as_zeros(family, settings, run_of, capsys):
+    """A kind of segment; and the positions before the first, of which there are as many as the
+    number of the padding token says, 0 here."""
+    ours = run_of({'data.objective': 'mlm', 'data.format': 'lines', 'model.pooler': False,
+                   'data.tokenizer': 'byte_bpe', 'data.vocab_size': 280, **settings}, ())
+    convert.main(['convert', f'--model={ours}', '--output=theirs', f'--family={family}'])
+    parity = [line for line in capsys.readouterr().out.splitlines() if line.startswith('parity')]
+    assert not parity or float(parity[0].split()[1]) < 1e-5
+    theirs = json.loads(Path('theirs/config.json').read_text())
+    assert theirs['type_vocab_size'] == 1 and theirs['pad_token_id'] == 0
+    assert theirs['max_position_embeddings'] == (25 if family == 'roberta' else 24)
+    Path('texts.txt').write_text('abc de\nhg fa ba b\n')
+    np.testing.assert_allclose(vectors('theirs', [], capsys), vectors(ours, [], capsys), rtol=2e-5,
+                               atol=2e-6)
+
+
+def vectors(folder, flags, capsys):
+    capsys.readouterr()
+    embed.main(['embed', f'--model={folder}', '--input=texts.txt', *flags])
+    return [json.loads(line)['embedding'] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize('pool', ['mean', 'cls', 'max'])
+@pytest.mark.parametrize('objective', ['mlm', 'classify'])
+def test_an_encoder_for_sentence_transformers(objective, pool, run_of, tmp_path, capsys):
+    ours = run_of(CLASSIFY if objective == 'classify' else {
+        'data.objective': 'mlm', 'data.format': 'lines', 'model.pooler': False}, ('no', 'yes'))
+    (tmp_path / 'texts.txt').write_text('abc de\nhg fa ba b\n')
+    expected = vectors(ours, [f'--pool={pool}'], capsys)
+    convert.main(['convert', f'--model={ours}', '--output=theirs', f'--pool={pool}'])
+    printed = capsys.readouterr().out
+    assert 'theirs (BertModel)' in printed
+    parity = [line for line in printed.splitlines() if line.startswith('parity')]
+    assert not parity or float(parity[0].split()[1]) < 1e-5
+    found = vectors('theirs', [], capsys)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+    library = pytest.importorskip('sentence_transformers', reason='in the extra `parity`')
+    model = library.SentenceTransformer(str(tmp_path / 'theirs'), device='cpu')
+    assert model.max_seq_length == 24
+    np.testing.assert_allclose(model.encode(['abc de', 'hg fa ba b']), expected, rtol=2e-5,
+                               atol=2e-6)
+
+
+def test_only_encoders_have_vectors_for_sentence_transformers(run_of):
+    ours = run_of({}, base=GPT2)
+    with pytest.raises(UserError, match='--pool is for an encoder, .* model.family is decoder'):
+        convert.main(['convert', f'--model={ours}', '--output=theirs', '--pool=mean'])

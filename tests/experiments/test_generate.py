@@ -178,8 +178,52 @@ def test_a_task_leaves_what_a_hugging_face_folder_says(small, tmp_path):
         if flag.startswith('--min'):
             values['config.decode.min_length'].value = '5'
             read = override(read, {'decode.min_length': 5})
-        decode = command._for_task(read, values).decode
-        assert {name: getattr(decode, name) for name in expected} == expected
+        changed, prefix = command._for_task(read, values)
+        assert {name: getattr(changed.decode, name) for name in expected} == expected
+        assert prefix == ''
+
+
+T5_TASKS = {
+    'summarization': {'early_stopping': True, 'length_penalty': 2.0, 'max_length': 200,
+                      'min_length': 30, 'no_repeat_ngram_size': 3, 'num_beams': 4,
+                      'prefix': 'summarize: '},
+    **{f'translation_en_to_{other}': {
+        'early_stopping': True, 'max_length': 300, 'num_beams': 4,
+        'prefix': f'translate English to {language}: '} for other, language in (
+            ('de', 'German'), ('fr', 'French'))}}
+
+
+@pytest.mark.parametrize('task, flags, prefix, expected', [
+    ('summarize', {}, 'summarize: ', {'beam_size': 4, 'alpha': 2.0, 'min_length': 30,
+                                      'max_length': 199, 'no_repeat_ngram': 3}),
+    ('summarize', {'max_length': 20}, 'summarize: ', {'min_length': 20, 'max_length': 20}),
+    ('summarization', {'beam_size': 2}, 'summarize: ', {'beam_size': 2, 'no_repeat_ngram': 3}),
+    ('translation_en_to_fr', {}, 'translate English to French: ',
+     {'beam_size': 4, 'max_length': 299, 'alpha': 1.0, 'no_repeat_ngram': 0})])
+def test_a_task_is_what_t5s_folder_says_of_it(task, flags, prefix, expected, small, tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'model_type': 't5', 'task_specific_params': T5_TASKS}))
+    config = override(small('seq2seq').config, {'model.max_length': 512})
+    given = {f'decode.{name}': value for name, value in flags.items()}
+    values = cli.parse(['generate', f'--model={tmp_path}', f'--task={task}',
+                        *(f'--config.{name}={value}' for name, value in given.items())], '',
+                       command.define, sections=('decode',))
+    read = override(config, to_config({}, config.model)[0] | given)
+    changed, before = command._for_task(read, values)
+    assert before == prefix
+    assert {name: getattr(changed.decode, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize('task, sentence', [
+    ('translate', 'may be any of translation_en_to_de, translation_en_to_fr of '),
+    ('paint', "has no task 'paint'; there are: translate, summarize, summarization, translation")])
+def test_a_task_that_the_folder_leaves_open(task, sentence, small, tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'model_type': 't5', 'task_specific_params': T5_TASKS}))
+    values = cli.parse(['generate', f'--model={tmp_path}', f'--task={task}'], '', command.define,
+                       sections=('decode',))
+    with pytest.raises(UserError, match=sentence):
+        command._for_task(small('seq2seq').config, values)
 
 
 def test_a_given_output_scores_what_it_scored_when_written(call, trained, tmp_path):

@@ -230,9 +230,23 @@ def test_when_all_checkpoints_are_damaged_nothing_is_touched(mine, run, contents
     assert contents(mine) == before
 
 
-def test_divergence_keeps_the_last_good_state(here, run):
+def test_the_best_checkpoint_is_kept_whatever_is_saved_besides(here, run):
+    result = run('train', '--config=tiny.py', '--config.train.patience=2',
+                 '--config.train.eval_every=5', '--config.train.save_every=1000',
+                 '--config.optim.peak_learning_rate=0.3', '--workdir=run')
+    assert result.returncode == 0, result.stderr
+    losses = {row['step']: row['dev/loss'] for row in map(
+        json.loads, (here / 'run' / 'metrics.jsonl').read_text().splitlines())}
+    best = min(losses, key=losses.get)
+    assert max(losses) < STEPS and best < max(losses)
+    assert {best, max(losses)} <= set(steps_saved(here / 'run'))
+
+
+@pytest.mark.parametrize('save_every', [10, 1])
+def test_divergence_keeps_the_last_good_state(save_every, here, run):
+    """Also where that one is just being written."""
     command = ('train', '--config=tiny.py', '--config.optim.clip_norm=0',
-               '--config.optim.peak_learning_rate=1e30')
+               '--config.optim.peak_learning_rate=1e30', f'--config.train.save_every={save_every}')
     result = run(*command, '--workdir=run')
     assert (result.returncode, result.stdout) == (3, '')
     said = re.search(r'\ntrain: update ([0-9]+) was not finite .* saved at step ([0-9]+)\..*\n$',

@@ -61,6 +61,9 @@ FORMS = {
         {'cls.predictions.decoder.weight': tensors['bert.embeddings.word_embeddings.weight'],
          'cls.predictions.decoder.bias': tensors['cls.predictions.bias'],
          'bert.embeddings.position_ids': np.arange(8)[None]}, {}),
+    'tied, under the other name alone': lambda tensors: (
+        {'bert.embeddings.word_embeddings.weight': None,
+         'cls.predictions.decoder.weight': tensors['bert.embeddings.word_embeddings.weight']}, {}),
     'float16': lambda tensors: (
         {name: array.astype(np.float16) for name, array in tensors.items()}, {}),
     'float64': lambda tensors: (
@@ -184,6 +187,14 @@ def test_the_output_of_t5_is_tied_or_not_as_the_tensors_are(tmp_path):
     free = config_in(make_folder(tmp_path / 'free', config, tensors | {
         'lm_head.weight': 2 * tensors['shared.weight']}))
     assert (tied.model.tie_embeddings, free.model.tie_embeddings) == ('all', 'inputs')
+    table = tensors.pop('shared.weight')
+    for name, output, tie in (('encoder.embed_tokens.weight', 2 * table, 'inputs'),
+                              ('encoder.embed_tokens.weight', table, 'all'),
+                              ('lm_head.weight', table, 'all')):
+        folder = make_folder(tmp_path / f'{name} {tie}', config, tensors | {
+            name: table, 'lm_head.weight': output})
+        assert config_in(folder).model.tie_embeddings == tie
+        assert np.array_equal(params(folder)['embedding'], table)
 
 
 def test_a_model_of_no_family_is_refused_with_the_reason_of_each(tmp_path):

@@ -1,16 +1,17 @@
 """Workers share places: each is served to the end exactly once, whoever dies."""
 
 import dataclasses
-from unittest.mock import Mock
 
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna.storages._rdb import storage as rdb
 from optuna.trial import TrialState
 
 from xformer.config import Config, UserError, override
-from xformer.sweep import study
+from xformer.sweep import storage, study
 from xformer.sweep.space import parse_space
-from xformer.sweep.study import ATTEMPTS, STOPPED, Plan, join, machine, storage_of
+from xformer.sweep.storage import storage_of
+from xformer.sweep.study import ATTEMPTS, STOPPED, Plan, join, machine
 
 CONFIG = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3})
 TEXT = 'optim.warmup_steps = 0 .. 30 step 10'
@@ -95,18 +96,33 @@ def test_a_worker_elsewhere_is_dead_when_it_beats_no_more(worker, monkeypatch):
     assert place(other.claim()) == 0
 
 
-def test_beats_are_shown_while_it_lasts(worker, monkeypatch, capsys):
+def test_a_database_that_is_away_is_waited_for(tmp_path, monkeypatch, capsys):
+    sweep = join(plan(), storage_of(f'sqlite:///{tmp_path}/trials.db', tmp_path), 'sweep')
+    open_session, tries = rdb._create_scoped_session, []
+
+    def away_for_a_moment(*arguments):
+        tries.append(arguments)
+        if len(tries) < 4:
+            raise StorageInternalError('the database is away\nfor reasons of its own')
+        return open_session(*arguments)
+    monkeypatch.setattr(storage, 'RETRY_SECONDS', 0.0)
+    monkeypatch.setattr(rdb, '_create_scoped_session', away_for_a_moment)
+    trial = sweep.claim()
+    assert place(trial) == 0 and sweep.end(trial, TrialState.COMPLETE, 1.0)
+    assert capsys.readouterr().err.count('waiting for the database: the database is away\n') == 3
+    tries.clear()
+    monkeypatch.setattr(storage, 'AWAY_SECONDS', -1.0)
+    with pytest.raises(UserError, match='the database of the sweep is away .* goes on once it is'):
+        sweep.claim()
+
+
+def test_beats_are_shown_while_it_lasts(worker, monkeypatch):
     monkeypatch.setattr(study, 'BEAT_SECONDS', 0.01)
     one = worker()
     trial = one.claim()
     with one.beating():
         while 'beat' not in one.storage.get_trial(trial._trial_id).user_attrs:
             pass
-        away = StorageInternalError('the database is away')
-        monkeypatch.setattr(one.storage, 'set_trial_user_attr', Mock(side_effect=away))
-        while 'no beat: the database is away' not in capsys.readouterr().err:
-            pass
-        monkeypatch.undo()
         one.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         while one.is_ours(trial):
             pass

@@ -13,7 +13,8 @@ from xformer.sweep import trial as trials
 from xformer.sweep.live import drawn
 from xformer.sweep.report import interval, ranked, write_report
 from xformer.sweep.space import parse_space
-from xformer.sweep.study import Plan, join, storage_of
+from xformer.sweep.storage import storage_of
+from xformer.sweep.study import Plan, join
 from xformer.sweep.trial import Runner, prepare_folder, work_together
 
 CONFIG = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3})

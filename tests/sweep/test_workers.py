@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from xformer.sweep.study import join, storage_of
+from xformer.sweep.storage import storage_of
+from xformer.sweep.study import join
 
 TRIALS = 12
 PLAN = f'''
@@ -29,7 +30,8 @@ WORKER = PLAN + '''
 import sys
 from pathlib import Path
 from xformer.sweep import trial
-from xformer.sweep.study import join, storage_of
+from xformer.sweep.storage import storage_of
+from xformer.sweep.study import join
 url, folder = sys.argv[1] or None, Path(sys.argv[2])
 trial.entry_point = lambda name: [sys.executable, 'command.py', name]
 trial.POLL_SECONDS = 0.05

@@ -28,6 +28,8 @@ def by_hand(schedule: str, t: int, warmup: int, final: float, decay_fraction: fl
     n = t + 1
     if schedule == 'noam':
         return 64**-0.5 * min(n**-0.5, n * warmup**-1.5)
+    if schedule == 'rsqrt':
+        return PEAK * math.sqrt(warmup / max(n, warmup))
     if n < warmup:
         return PEAK * n / warmup
     if schedule == 'inverse_sqrt':
@@ -44,6 +46,7 @@ def by_hand(schedule: str, t: int, warmup: int, final: float, decay_fraction: fl
 
 
 CASES = [('noam', 40, 0.0), ('noam', 1, 0.0), ('inverse_sqrt', 40, 0.0), ('inverse_sqrt', 1, 0.0),
+         ('rsqrt', 40, 0.0), ('rsqrt', 1, 0.0),
          *((schedule, warmup, final) for schedule in ('linear', 'cosine', 'wsd')
            for warmup in (0, 1, 40) for final in (0.0, 0.1)),
          ('constant', 0, 0.0), ('constant', 40, 0.0)]
@@ -58,7 +61,9 @@ def test_every_schedule_is_its_formula(name, warmup, final):
 
     peak = 64**-0.5 * warmup**-0.5 if name == 'noam' else PEAK
     assert rates.max() == pytest.approx(peak, rel=0.006 if warmup == 0 else 1e-6)
-    if warmup:
+    if name == 'rsqrt':
+        assert (rates[:warmup] == rates[0]).all()
+    elif warmup:
         assert rates[warmup - 1] == pytest.approx(peak, rel=1e-6)
         steepest = max(peak / warmup, peak * 0.03)
         assert warmup == 1 or np.abs(np.diff(rates)).max() < 1.01 * steepest  # no jumps
@@ -97,6 +102,39 @@ def test_weight_decay_applies_to_matrices_and_embeddings_only(layers):
         stacked = any(getattr(key, 'key', None) == 'layers' for key in path)
         assert decay == (leaf.ndim - stacked == 2), jax.tree_util.keystr(path)
     assert 0 < sum(decay for _, decay in decayed) < len(decayed)
+
+
+def test_three_updates_are_those_of_adafactor_by_hand():
+    """Shazeer & Stern 2018, algorithms 4 and 5 with section 8's relative steps, in float64: a
+    matrix large enough for factors, and what has none."""
+    optimizer = make_optimizer(configured('rsqrt', warmup_steps=2, optimizer='adafactor'))
+    rng = np.random.default_rng(0)
+    start = {'kernel': rng.normal(size=(130, 128)), 'small': rng.normal(size=(3, 2)),
+             'bias': np.zeros(4)}
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), start)
+    opt_state = optimizer.init(params)
+    squares = {name: np.zeros_like(value) for name, value in start.items()}
+    rows, columns = np.zeros(130), np.zeros(128)
+    for t in range(3):
+        grads = {name: rng.normal(size=value.shape) * 10.0 ** (t - 1)
+                 for name, value in start.items()}
+        updates, opt_state = optimizer.update(
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), grads), opt_state, params)
+        params = optax.apply_updates(params, updates)
+        beta = 1 - (t + 1) ** -0.8
+        for name, grad in grads.items():
+            if name == 'kernel':
+                rows = beta * rows + (1 - beta) * (grad**2).mean(1)
+                columns = beta * columns + (1 - beta) * (grad**2).mean(0)
+                square = np.outer(rows, columns) / rows.mean()
+            else:
+                squares[name] = square = beta * squares[name] + (1 - beta) * grad**2
+            update = grad / np.sqrt(square)
+            update /= max(1, np.sqrt((update**2).mean()))
+            scale = max(1e-3, np.sqrt((start[name]**2).mean()))
+            start[name] = start[name] - by_hand('rsqrt', t, 2, 0.0, 0.2) * scale * update
+    for name, value in start.items():
+        np.testing.assert_allclose(params[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(('name', 'weight_decay'), [('adam', 0.0), ('adamw', 0.0), ('adamw', 0.1)])

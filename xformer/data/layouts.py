@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xformer.config import LABELLED, UserError
-from xformer.data.tokenizers import Tokenizers
+from xformer.config import LABELLED, Config, UserError
+from xformer.data.sources import kind_of
+from xformer.data.tokenizers import Tokenizer, Tokenizers
 from xformer.data.tokenizers.pieces import PieceTokenizer
 
 
@@ -64,16 +65,24 @@ def _encode_pairs(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
 
 
 def _encode_texts(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
-    """Each side, ended by EOS where an example ends. The space that parts it from the row before
-    is sentencepiece's own."""
-    drops = isinstance(tokenizers.source, PieceTokenizer)
-    sides = zip(*([part.removeprefix(' ') for part in row.parts] if drops and row.follows else
-                  row.parts for row in batch))
-    ids = zip(*(tokenizer.encode_batch(list(texts)) for tokenizer, texts in zip(
-        (tokenizers.source, tokenizers.target), sides)))
+    """Each side, ended by EOS where an example ends."""
+    follows = [row.follows for row in batch]
+    ids = zip(*(_encode_rows(tokenizer, texts, follows) for tokenizer, texts in zip(
+        (tokenizers.source, tokenizers.target), zip(*(row.parts for row in batch)))))
     end = [tokenizers.special.eos]
     return [Encoded([side + end for side in sides] if row.last else sides, row.last)
             for sides, row in zip(ids, batch)]
+
+
+def _encode_rows(tokenizer: Tokenizer, texts: Sequence[str],
+                 follows: Sequence[bool]) -> list[list[int]]:
+    """Each text, as the beginning of one or as what follows on the text before."""
+    if not (isinstance(tokenizer, PieceTokenizer) and any(follows)):
+        return tokenizer.encode_batch(texts)
+    begins = iter(tokenizer.encode_batch([
+        text for text, on in zip(texts, follows) if not on]))
+    goes_on = iter(tokenizer.encode_following([text for text, on in zip(texts, follows) if on]))
+    return [next(goes_on if on else begins) for on in follows]
 
 
 def _longest_side(row: Encoded) -> int:
@@ -82,8 +91,23 @@ def _longest_side(row: Encoded) -> int:
 
 def _cut_sides(row: Encoded, most: int) -> Encoded:
     """Each side with at most that many tokens, the end token kept."""
-    return row._replace(ids=[ids if len(ids) <= most else ids[:most - 1] + ids[-1:]
-                             for ids in row.ids])
+    return row._replace(ids=[_cut_side(ids, most) for ids in row.ids])
+
+
+def _cut_side(ids: Sequence, most: int) -> Sequence:
+    return ids if len(ids) <= most else ids[:most - 1] + ids[-1:]
+
+
+def _both_sides(row: Encoded) -> int:
+    return sum(map(len, row.ids))
+
+
+def _cut_both(row: Encoded, most: int) -> Encoded:
+    """Both in one text of at most that many tokens, each with its end token: first the source is
+    cut, to nothing but that if need be."""
+    source, target = row.ids
+    target = _cut_side(target, most - 1)
+    return row._replace(ids=[_cut_side(source, most - len(target)), target])
 
 
 def _encode_labels(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
@@ -193,6 +217,7 @@ _LABELLED = {'columns': ('first', 'second', 'target'), 'rows': _whole, 'length':
              'cut': cut_longer}
 LAYOUTS: dict[str, Layout] = {
     'pairs': Layout(('source', 'target'), {}, _whole, _encode_pairs, _longest_side, _cut_sides),
+    'joined pairs': Layout(('source', 'target'), {}, _whole, _encode_pairs, _both_sides, _cut_both),
     'texts': Layout(('text',), {}, _sentences, _encode_texts),
     'classify': Layout(dtypes={'target': '<i4'}, encode=_encode_labels, **_LABELLED),
     'regress': Layout(dtypes={'target': '<f4'}, encode=_encode_numbers, **_LABELLED),
@@ -201,6 +226,12 @@ LAYOUTS: dict[str, Layout] = {
         'length': _question_tokens, 'cut': _cut_question}),
 }
 assert set(LABELLED) < LAYOUTS.keys()
+
+
+def layout_of(config: Config) -> str:
+    """The name of the layout that training needs: a decoder has both sides of a pair in one row."""
+    kind = kind_of(config.data)
+    return 'joined pairs' if kind == 'pairs' and config.model.family == 'decoder' else kind
 
 
 NO_ANSWER = 'no answer'

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from xformer.config import Config, DataConfig, UserError
 from xformer.console import counting
-from xformer.data.layouts import labels_in, scale
+from xformer.data.layouts import labels_in, layout_of, scale
 from xformer.data.sources import digests, kind_of, read_examples, splits_of
 from xformer.data.sources.datasets import cache_folder
 from xformer.data.sources.files import digest
@@ -165,8 +165,8 @@ def _tokenise(folder: Path, config: Config, tokenizers: Tokenizers, say: Say) ->
     say(f'tokenising {split}')
     with counting(f'tokenising {split}') as show:
         store = build_store(
-            folder, read_examples(data, split), tokenizers, kind=kind_of(data), split=split,
-            max_length=config.model.max_length, too_long=data.too_long, say=say,
+            folder, read_examples(data, split), tokenizers, kind=layout_of(config),
+            split=split, max_length=config.model.max_length, too_long=data.too_long, say=say,
             progress=lambda examples, tokens: show(examples))
     limited = ', {dropped:,} dropped as too long, {cut:,} cut'
     counted = {'pairs': '{examples:,} pairs, {source_tokens:,} source and {target_tokens:,} target '
@@ -208,12 +208,14 @@ def _key(config: Config, given: Tokenizers | None) -> str:
         'format': FORMAT,
         'objective': data.objective,  # it decides on the special tokens, too
         'sources': digests(data),
-        'tokenizers': given.fingerprint if given else [
+        # labels are the data's own, whatever those of the model that training begins with
+        'tokenizers': replace(given, labels=()).fingerprint if given else [
                        data.tokenizer, data.target_tokenizer or data.tokenizer,
                        data.vocab_size if trained else None,
                        [digest(path) for path in tokenizer_files(data)]],
         'lowercase_source': data.lowercase_source,
         'lengths': [config.model.max_length, data.too_long] if limited else None,
+        'layout': layout_of(config),
         'per_label': data.per_label,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

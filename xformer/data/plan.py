@@ -9,7 +9,7 @@ step number. In memory it holds one byte an example.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -257,8 +257,14 @@ def make_plan(examples: Examples, fingerprint: str, data: DataConfig, seed: int)
 
 def sequential_batches(examples: Examples, data: DataConfig,
                        max_buckets: int = 2) -> Iterator[tuple[Shape, np.ndarray]]:
-    """Every example once in a fixed order, in few shapes, for evaluation: (shape, indices)."""
-    buckets = Buckets(examples, choose_shapes(histogram(examples), data, max_buckets))
+    """Every example once in a fixed order, in few shapes, for evaluation: (shape, indices).
+
+    As nothing is trained, data.batch_tokens grows where it cannot hold the longest examples.
+    """
+    lengths = histogram(examples)
+    least = data.batch_multiple * int(lengths.lengths_U2.max(0).sum())
+    data = replace(data, batch_tokens=max(data.batch_tokens, least))
+    buckets = Buckets(examples, choose_shapes(lengths, data, max_buckets))
     for j in range(buckets.num_batches):
         k, ordinals = buckets.batch(j)
         yield buckets.shapes[k], buckets.examples(k, ordinals)

@@ -126,17 +126,17 @@ class Generator:
         """The outputs of a batch, after every `stride` tokens if anyone looks, and at the end."""
         arrays = self._arrays(inputs, indices, shape, first)
         if self._complete or stride == 1:
-            state = self._begin(self._params, *arrays)
+            state, ends = self._begin(self._params, *arrays), {}
             for until in range(stride, self._most(shape[1]) + stride, stride):
                 state, written = self._write(self._params, state, np.int32(until))
-                outputs, done = self._outputs(state, written, indices)
+                outputs, done = self._outputs(state, written, indices, ends)
                 yield outputs
                 if done.all():
                     break
                 state = state.replace(done=done)
         else:
             state, written = self._search(self._params, *arrays)
-            yield self._outputs(state, written, indices)[0]
+            yield self._outputs(state, written, indices, {})[0]
         if self._draft:
             self.drafted += int(state.drafted)
             self.kept += int(state.kept)
@@ -207,9 +207,10 @@ class Generator:
             state = state.write(extend, until, self._config)
         return state, state.outputs()
 
-    def _outputs(self, state, written, indices: list[int]
+    def _outputs(self, state, written, indices: list[int], ends: dict[int, int]
                  ) -> tuple[list[list[Output]], np.ndarray]:
-        """The outputs of each input so far, and which rows of the state have ended."""
+        """The outputs of each input so far, and which rows of the state have ended. `ends` keeps
+        from look to look after how many tokens rows were complete."""
         ids, lengths, scores = jax.device_get(written)
         if self._beams:
             return [[Output(ids[b, k, :length].tolist(), float(scores[b, k]))
@@ -221,9 +222,11 @@ class Generator:
             rows = range(b * self._hypotheses, (b + 1) * self._hypotheses)
             outputs = []
             for row in rows:
-                n = self._completed(index, ids[row, :lengths[row]].tolist())
-                ended[row] |= n is not None
-                n = lengths[row] if n is None else n
+                if row not in ends:
+                    n = self._completed(index, ids[row, :lengths[row]].tolist())
+                    ends |= {} if n is None else {row: n}
+                ended[row] |= row in ends
+                n = ends.get(row, lengths[row])
                 score = scores[row, :n].sum() / length_penalty(max(n, 1), self._config.decode)
                 outputs.append(Output(ids[row, :n].tolist(), float(score)))
             found.append(sorted(outputs, key=lambda output: -output.score))

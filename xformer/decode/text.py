@@ -9,9 +9,10 @@ from xformer.data.tokenizers import Tokenizers
 
 def few_shot_prompt(source: str, examples: Sequence[Pair], template: str) -> str:
     """A line per example, then the template up to its {target} (Brown et al. 2020, section 2)."""
-    lines = [template.replace('{source}', example).replace('{target}', target) + '\n'
-             for example, target in examples]
-    return ''.join(lines) + template[:template.index('{target}')].replace('{source}', source)
+    before, rest = template.split('{source}')
+    between, after = rest.split('{target}')
+    lines = [f'{before}{example}{between}{target}{after}\n' for example, target in examples]
+    return ''.join(lines) + before + source + between
 
 
 def output_text(ids: Sequence[int], prompt: Sequence[int], config: Config,

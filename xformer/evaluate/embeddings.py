@@ -11,7 +11,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.data.objectives.rows import padded
 from xformer.data.packing import PackedBatch, packed_batches, places
-from xformer.evaluate.inputs import segments
+from xformer.evaluate.inputs import Text, segments
 from xformer.nn.masks import Packing
 
 POOLS = ('mean', 'cls', 'max', 'last4')
@@ -35,7 +35,7 @@ class Embedder:
         self._batch_tokens = batch_tokens
         self._embed = compilations.wrap('embed', jax.jit(self._embedded))
 
-    def __call__(self, rows: Sequence[Sequence[int]],
+    def __call__(self, rows: Sequence[Text],
                  progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
         """embeddings_ND, float32, of ids as `encode_texts` gives them; D is 4·d_model for last4."""
         model = self._config.model
@@ -50,7 +50,7 @@ class Embedder:
             progress(done)
         return embeddings_ND
 
-    def _arrays(self, batch: PackedBatch, texts: list[Sequence[int]]) -> list[np.ndarray]:
+    def _arrays(self, batch: PackedBatch, texts: list[Text]) -> list[np.ndarray]:
         """ids_BT, segments_BT, positions_BT, and of an encoder types_BT."""
         model = self._config.model
         ids_NS, lengths_N = padded(texts, (len(texts), max(map(len, texts))), model.pad_id)
@@ -58,7 +58,7 @@ class Embedder:
         columns_NS = np.broadcast_to(np.arange(ids_NS.shape[1]), ids_NS.shape)
         values = [(ids_NS, model.pad_id), (numbers_NS, 0), (columns_NS, 0)]
         if model.family == 'encoder':
-            values.append((segments(ids_NS, lengths_N, model), 0))
+            values.append((segments(texts, ids_NS.shape, model), 0))
         return [batch.laid_out(values_NS, lengths_N, fill) for values_NS, fill in values]
 
     def _embedded(self, params, ids_BT, segments_BT, positions_BT, *types_BT):

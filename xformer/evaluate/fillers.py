@@ -60,15 +60,16 @@ def _run(texts: Sequence[str], config: Config, model: MaskedLM, params, tokenize
 
     compiled, done = compilations.wrap('fill', jax.jit(apply)), 0
     rows, mask = encode_texts(texts, config, tokenizers), tokenizers.special.mask
-    most = max((ids.count(mask) for ids in rows), default=0)
     for indices, (count, width) in batches_by_length([len(ids) for ids in rows], BATCH_TOKENS):
         batch = [rows[index] for index in indices]
         masked = [np.flatnonzero(np.array(ids) == mask) for ids in batch]
         inputs_BS, lengths_B = padded(batch, (count, min(width, config.model.max_length)),
                                       tokenizers.special.pad)
-        masked_BP, _ = padded(masked, (count, max(most, 1)), 0)
+        most = max(1, *map(len, masked))
+        masked_BP, _ = padded(masked, (count, 1 << (most - 1).bit_length()), 0)  # few shapes
         log_p_BPV, log_p_B2 = jax.device_get(compiled(
-            params, inputs_BS, lengths_B, segments(inputs_BS, lengths_B, config.model), masked_BP))
+            params, inputs_BS, lengths_B, segments(batch, inputs_BS.shape, config.model),
+            masked_BP))
         yield indices, masked, log_p_BPV, log_p_B2
         done += len(indices)
         progress(done)

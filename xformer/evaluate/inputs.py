@@ -6,14 +6,23 @@ import numpy as np
 
 from xformer.config import CHOOSING, Config, ModelConfig, UserError
 from xformer.console import say
-from xformer.data.layouts import LAYOUTS, Row, label_id, labels_in, shortened
+from xformer.data.layouts import LAYOUTS, Row, label_id, labels_in, layout_of, shortened
 from xformer.data.sources import Labelled, prepare_source
 from xformer.data.tokenizers import PublishedTokenizer, Template, Tokenizers, own_template
+from xformer.data.tokenizers.pieces import PieceTokenizer
 
 MARK = '[MASK]'  # in a text for a masked language model, whatever the vocabulary calls it
 
 
-def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -> list[list[int]]:
+class Text(list):
+    """The ids of a text as a model reads it; of two texts, the second begins at `second`."""
+
+    def __init__(self, ids: Sequence[int], second: int | None = None):
+        super().__init__(ids)
+        self.second = len(ids) if second is None else second
+
+
+def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -> list[Text]:
     """Ids of each text as the model reads it.
 
     source EOS       seq2seq
@@ -41,8 +50,10 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
                                 f'those at its ends included; the model takes {most}: shorten it')
             cut += 1
             room = most - (len(row) - sum(map(len, sides)))
-            row = template.row(shortened(*sides, room) if len(sides) == 2 else [sides[0][:room]])
-        encoded.append(row)
+            sides = shortened(*sides, room) if len(sides) == 2 else [sides[0][:room]]
+            row = template.row(sides)
+        second = len([*template.before, *sides[0], *template.between]) if len(sides) == 2 else None
+        encoded.append(Text(row, second))
     if cut:
         say(f'texts beyond model.max_length={most}, cut there: {cut:,}')
     return encoded
@@ -56,17 +67,21 @@ def _ids(text: str, config: Config, tokenizers: Tokenizers) -> list[int]:
     parts = [prepare_source(part, config.data) for part in text.split(MARK)]
     if isinstance(source, PublishedTokenizer) and mask is not None:
         return source.encode(source.tokens([mask])[0].join(parts))  # it may take spaces with it
-    first, *rest = map(source.encode, parts)
-    return sum(([mask] + part for part in rest), first)
+    if config.data.tokenizer in ('bpe', 'unigram', 'byte_bpe'):  # a space is its word's, and hidden
+        parts = [part.removesuffix(' ') for part in parts[:-1]] + parts[-1:]
+    first, rest = source.encode(parts[0]), parts[1:]
+    rest = source.encode_following(rest) if isinstance(source, PieceTokenizer) else map(
+        source.encode, rest)
+    return sum(([mask, *part] for part in rest), first)
 
 
-def segments(ids_BS: np.ndarray, lengths_B: np.ndarray, model: ModelConfig) -> np.ndarray:
+def segments(texts: Sequence[Text], shape: tuple[int, int], model: ModelConfig) -> np.ndarray:
     """types_BS of an encoder's rows: 1 in the second text of two and its EOS, if the model has
     segments, else 0."""
-    ends_BS = ids_BS == model.eos_id
-    second_BS = (ends_BS.cumsum(axis=1) > ends_BS) & (
-        np.arange(ids_BS.shape[1]) < lengths_B[:, None])
-    return (second_BS & (model.num_segments > 1)).astype(np.int32)
+    types_BS = np.zeros(shape, np.int32)
+    for row, text in enumerate(texts if model.num_segments > 1 else []):
+        types_BS[row, text.second:len(text)] = 1
+    return types_BS
 
 
 def fitting(examples: Sequence, config: Config, tokenizers: Tokenizers) -> list:
@@ -77,10 +92,13 @@ def fitting(examples: Sequence, config: Config, tokenizers: Tokenizers) -> list:
             label_id(label, tokenizers)
     if config.data.too_long != 'drop':
         return list(examples)
-    layout = LAYOUTS[config.data.objective]
+    layout = LAYOUTS[layout_of(config)]
     encoded = layout.encode([Row(tuple(example), True) for example in examples], tokenizers)
     kept = [example for example, row in zip(examples, encoded)
             if layout.length(row) <= config.model.max_length]
+    if not kept:
+        raise UserError(f'all examples are beyond model.max_length={config.model.max_length}, and '
+                        'none is left to measure; give shorter ones')
     if len(kept) < len(examples):
         say(f'examples beyond model.max_length={config.model.max_length}, left out: '
             f'{len(examples) - len(kept):,}')
@@ -108,7 +126,8 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
     template = template_of(config, tokenizers)
     encoded = []
     for number, (text, source) in enumerate(zip(texts, sources), start=1):
-        ids = tokenizer.encode(text)
+        lm = config.data.objective == 'lm'
+        ids = tokenizer.encode(prepare_source(text, config.data) if lm else text)
         ids = template.row([ids]) if config.model.family == 'seq2seq' else [*ids, *template.after]
         length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)
         if not ids:

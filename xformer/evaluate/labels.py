@@ -101,7 +101,7 @@ def _read(kind: str, output: np.ndarray, word_S: np.ndarray | None, words: list[
     if kind == 'classify':
         scores = {label: round(float(np.exp(log_p)), 6)
                   for label, log_p in zip(tokenizers.labels, output)}
-        return {'label': max(scores, key=scores.get), 'scores': scores}
+        return {'label': tokenizers.labels[int(output.argmax())], 'scores': scores}
     tags = [OUTSIDE if OUTSIDE in tokenizers.labels else tokenizers.labels[0]] * len(words)
     for column in np.flatnonzero(word_S >= 0):
         tags[word_S[column]] = tokenizers.labels[int(output[column].argmax())]

@@ -13,7 +13,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError, is_labelled
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
-from xformer.evaluate.inputs import segments
+from xformer.evaluate.inputs import Text, segments
 
 TOP = 5  # tokens that the lens shows
 
@@ -66,7 +66,7 @@ class Look:
         return {f'{self.stack}_{name}': array for name, array in found.items()}
 
 
-def look_at(rows: Sequence[list[int]], targets: Sequence[list[int]] | None, model: nn.Module,
+def look_at(rows: Sequence[Text], targets: Sequence[list[int]] | None, model: nn.Module,
             config: Config, params, tokenizers: Tokenizers, compilations: Compilations,
             progress: Callable[[int], None] = lambda done: None) -> list[list[Look]]:
     """The stacks of the model on each text alone, the encoder first.
@@ -93,7 +93,7 @@ def look_at(rows: Sequence[list[int]], targets: Sequence[list[int]] | None, mode
 
 def _speaker(config: Config) -> str | None:
     """The stack whose last hidden states become logits of tokens."""
-    if is_labelled(config):
+    if is_labelled(config) or config.data.objective == 'none':
         return None
     return 'encoder' if config.model.family == 'encoder' else 'decoder'
 
@@ -108,7 +108,7 @@ def _look(model, config, params, *inputs):
     return looks, jax.lax.top_k(jax.nn.softmax(logits_LTV), min(TOP, config.model.vocab_size))
 
 
-def _inputs(ids: list[int], target: list[int] | None, config: Config, tokenizers: Tokenizers):
+def _inputs(ids: Text, target: list[int] | None, config: Config, tokenizers: Tokenizers):
     """(inputs of `model.look`, {stack: (what it reads, what it should say)}).
 
     Rows are padded to a power of two, so that texts of all lengths need few compilations.
@@ -122,7 +122,7 @@ def _inputs(ids: list[int], target: list[int] | None, config: Config, tokenizers
     ids_1T, lengths_1 = row(ids)
     read = tuple(tokenizers.source.tokens(ids))
     if config.model.family == 'encoder':
-        types_1T = segments(ids_1T, lengths_1, config.model)
+        types_1T = segments([ids], ids_1T.shape, config.model)
         return (ids_1T, lengths_1, types_1T), {'encoder': (read, read)}
     if config.model.family == 'decoder':
         return (ids_1T,), {'decoder': (read, (*read[1:], ''))}

@@ -79,10 +79,11 @@ def _bleu(predictions, references, tokenised: bool) -> dict[str, float | str]:
                for n in range(most)]
     bleu = BLEU(tokenize='none', force=True) if tokenised else BLEU()  # no warning about that
     result = {'bleu': bleu.corpus_score(list(predictions), streams).score}
-    if not tokenised:
-        result['chrf'] = CHRF().corpus_score(list(predictions), streams).score
     if tokenised:
-        result |= {'sacrebleu': whole['bleu'], 'sacrebleu_signature': whole['signature']}
+        result |= {'sacrebleu': whole['bleu'], 'sacrebleu_signature': whole['signature'],
+                   'chrf': whole['chrf']}
+    else:
+        result['chrf'] = CHRF().corpus_score(list(predictions), streams).score
     return result | {'signature': str(bleu.get_signature())}
 
 

@@ -63,6 +63,12 @@ class Checkpoint:
         return not any(name.startswith(f'{self.family.prefix}.') for name in self.tensors)
 
     @property
+    def embedding(self) -> str:
+        """The token embeddings' own name."""
+        table = self.table
+        return (table.get('embedding') or table['encoder/embedding']).name
+
+    @property
     def tied(self) -> list[str]:
         """Other names that the token embeddings may have in this file."""
         return [_short(name, self.family, self._bare) for name in self.family.tied]
@@ -72,16 +78,16 @@ class Checkpoint:
 
         Raises UserError where the file lacks a tensor, or one has another shape.
         """
-        missing = sorted({name for name in self._needed(shapes) if self._found(name) is None})
+        missing = sorted({name for name in self._needed(shapes) if self.name_of(name) is None})
         if missing:
             raise UserError(f'{self.folder} lacks the tensor {missing[0]}'
                             + (f' and {len(missing) - 1} more' if len(missing) > 1 else '')
                             + f', which {self.name} needs; is config.json of another model?')
-        return read_arrays(self.table, shapes, lambda name: self.tensors[self._found(name)])
+        return read_arrays(self.table, shapes, lambda name: self.tensors[self.name_of(name)])
 
     def unused(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Tensors that hold parameters but have no place in the model."""
-        used = set(map(self._found, self._needed(shapes)))
+        used = set(map(self.name_of, self._needed(shapes)))
         known = [*self.tied, *(_short(name, self.family, self._bare)
                                for name in self.family.ignored)]
         return [name for name in self.tensors if name not in used
@@ -93,11 +99,15 @@ class Checkpoint:
         return [name for path, shape in shapes.items()
                 for name, _ in slots(table[path], path, np.broadcast_to(0, shape))]
 
-    def _found(self, name: str) -> str | None:
-        """The name in the file, which may be that of older files for norms."""
+    def name_of(self, name: str) -> str | None:
+        """The name in the file, which may be that of older files for norms or, of the token
+        embeddings, one of the others that they go by."""
         stem, _, part = name.rpartition('.')
         older = f'{stem}.{ {"weight": "gamma", "bias": "beta"}.get(part, part)}'
-        return next((each for each in (name, older) if each in self.tensors), None)
+        found = next((each for each in (name, older) if each in self.tensors), None)
+        if found is None and name == self.embedding:
+            found = next((each for each in self.tied if each in self.tensors), None)
+        return found
 
 
 def _short(name: str, family: Family, bare: bool) -> str:
@@ -219,16 +229,13 @@ def _tied(found: Checkpoint) -> dict[str, str]:
 
     Raises UserError for a second copy of the embeddings that differs, in any other family.
     """
-    table = found.table
-    place = table.get('embedding') or table['encoder/embedding']
-    embedding = found.tensors[place.name] if place.name in found.tensors else None
+    output = found.table.get('output/kernel')
+    shown = found.name_of(found.embedding)
     for name in found.tied:
-        if name not in found.tensors or embedding is None:
+        if name not in found.tensors or np.array_equal(found.tensors[name], found.tensors[shown]):
             continue
-        if np.array_equal(found.tensors[name], embedding):
-            continue
-        if table.get('output/kernel', place).name != name:
-            raise UserError(f'{name} in {found.folder} differs from {place.name}; of '
+        if output is None or output.name != name:
+            raise UserError(f'{name} in {found.folder} differs from {shown}; of '
                             f'{found.family.model_type} the two are supported as one alone')
         seq2seq = found.config.model.family == 'seq2seq'
         return {'model.tie_embeddings': 'inputs' if seq2seq else 'none'}
@@ -252,6 +259,7 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
     to. Raises UserError if it belongs to none, or not to that one.
     """
     family = _family_of(config, model_type)
+    config, params = _with_segments(family, config, params)
     name = _class_of(family, config)
     architecture = family.architectures[name]
     theirs = family.complete(to_theirs(_explicit(config.model), family.options))
@@ -272,6 +280,17 @@ def write_checkpoint(folder: Path, config: Config, params: Mapping[str, np.ndarr
     again = _read_again(family, config)
     return name, [f'model.{field}={getattr(config.model, field)}' for field in _DROPOUTS
                   if getattr(config.model, field) != getattr(again, field)]
+
+
+def _with_segments(family: Family, config: Config, params: Mapping[str, np.ndarray]
+                   ) -> tuple[Config, Mapping[str, np.ndarray]]:
+    """With one kind of segment, all zeros, where the family cannot do without."""
+    if config.model.num_segments or not any(
+            option.ours == 'num_segments' for option in family.options):
+        return config, params
+    zeros = np.zeros((1, config.model.E), np.float32)
+    return (override(config, {'model.num_segments': 1}),
+            {**params, 'encoder/input_embedding/segment_embedding': zeros})
 
 
 _DROPOUTS = ('dropout', 'attention_dropout', 'activation_dropout')  # they change no output

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from xformer.config import UserError
+from xformer.config import Config, UserError
 
 MODULES = 'modules.json'
 UNLIMITED = 10**6  # what tokenizers without a limit say is far beyond
-_POOLS = {'cls': 'cls', 'mean': 'mean', 'max': 'max',
-          'pooling_mode_cls_token': 'cls', 'pooling_mode_mean_tokens': 'mean',
-          'pooling_mode_max_tokens': 'max'}
+_MODES = {'cls': 'pooling_mode_cls_token', 'mean': 'pooling_mode_mean_tokens',
+          'max': 'pooling_mode_max_tokens'}
+_POOLS = {pool: pool for pool in _MODES} | {mode: pool for pool, mode in _MODES.items()}
 
 
 class Sentences(NamedTuple):
@@ -41,6 +41,24 @@ def read_sentences(folder: Path) -> Sentences | None:
     return Sentences(_pool(kinds['Pooling'] / 'config.json'), 'Normalize' in kinds,
                      longest if longest < UNLIMITED else 0, bool(about.get('do_lower_case')),
                      _prompt(folder))
+
+
+def write_sentences(folder: Path, pool: str, config: Config) -> None:
+    """Beside the files of an encoder in `folder`, what makes such vectors of its tokens'."""
+    kinds = {'Transformer': '', 'Pooling': '1_Pooling'}
+    files = {
+        MODULES: [{'idx': i, 'name': str(i), 'path': path,
+                   'type': f'sentence_transformers.models.{kind}'}
+                  for i, (kind, path) in enumerate(kinds.items())],
+        'sentence_bert_config.json': {'max_seq_length': config.model.max_length,
+                                      'do_lower_case': config.data.lowercase_source},
+        f'{kinds["Pooling"]}/config.json': {
+            'word_embedding_dimension': config.model.d_model,
+            **{mode: name == pool for name, mode in _MODES.items()}}}
+    for name, about in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
 
 
 def _prompt(folder: Path) -> str:

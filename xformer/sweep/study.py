@@ -18,15 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import (
-    DuplicatedStudyError,
-    StorageInternalError,
-    UpdateFinishedTrialError,
-)
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from xformer.config import Config, UserError, to_json
-from xformer.console import say
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
 BEAT_SECONDS = 5.0
@@ -77,27 +72,6 @@ class Plan:
         if self.sampler == 'grid':
             return self._grid[place]
         return draw(self.space, self.config, self.sampler_seed, place)
-
-
-def storage_of(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    """That of a URL, else a journal in the folder. Raises UserError where it cannot be reached."""
-    from optuna.storages.journal import JournalFileBackend
-    from sqlalchemy.pool import NullPool
-    if url is None:
-        return optuna.storages.JournalStorage(JournalFileBackend(str(folder / 'journal.log')))
-    try:
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(
-            url, engine_kwargs={'poolclass': NullPool}))  # nothing stays open between questions
-    except Exception as error:  # of any database driver
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'cannot use --storage={_without_password(url)} ({reason}); check the URL '
-                        "and that its driver is installed: pip install 'xformer[postgres]'"
-                        ) from None
-
-
-def _without_password(url: str) -> str:
-    before, at, after = url.rpartition('@')
-    return f'{before.partition(":")[0]}://...@{after}' if at else url
 
 
 @dataclass
@@ -220,8 +194,6 @@ class Sweep:
                         self.storage.set_trial_user_attr(trial, 'beat', count)
                     except UpdateFinishedTrialError:  # it has ended, or was taken for dead
                         self._mine.discard(trial)
-                    except StorageInternalError as error:  # a database that is away for a moment
-                        say(f'no beat: {str(error).strip().splitlines()[0]}')
 
         thread = threading.Thread(target=beat, name='beat', daemon=True)
         thread.start()

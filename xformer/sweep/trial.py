@@ -46,12 +46,14 @@ class Runner:
     def __init__(self, sweep: Sweep, folder: Path, say: Callable[[str], None]):
         self._sweep, self._folder, self._say = sweep, folder, say
         self._stop, self._children = threading.Event(), set()
+        self._begins = threading.RLock()  # so that a run that begins is told, too, and once
 
     def stop(self) -> None:
         """Let all runs save and end; nothing more is begun."""
-        self._stop.set()
-        for child in list(self._children):
-            child.send_signal(signal.SIGTERM)
+        with self._begins:
+            self._stop.set()
+            for child in self._children:
+                child.send_signal(signal.SIGTERM)
 
     def work(self) -> None:
         """Serve trials until the sweep is finished, or `stop`."""
@@ -139,18 +141,19 @@ class Runner:
     def _run(self, trial: optuna.Trial, folder: Path, command: str, flags: list[str],
              watch: Callable[[], None] = lambda: None) -> None:
         """Raises Ended unless the command succeeds, and where `watch` does."""
-        if self._stop.is_set():
-            raise Ended(TrialState.FAIL, STOPPED)
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix('.log')
-        with open(log, 'ab') as output:
+        with self._begins, open(log, 'ab') as output:
+            if self._stop.is_set():
+                raise Ended(TrialState.FAIL, STOPPED)
             child = subprocess.Popen([*entry_point(command), *flags], stdin=subprocess.DEVNULL,
                                      stdout=output, stderr=output)
-        self._children.add(child)
+            self._children.add(child)
         try:
             self._wait(child, trial, watch)
         finally:
-            self._children.discard(child)
+            with self._begins:
+                self._children.discard(child)
         if child.returncode == SAVED or child.returncode and self._stop.is_set():
             raise Ended(TrialState.FAIL, STOPPED)
         if child.returncode:

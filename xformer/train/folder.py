@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xformer.config import Config, UserError, diff, from_json, to_flat, to_json
+from xformer.console import say
 from xformer.data.pipeline import Corpus
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece',
@@ -88,10 +89,19 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
     """
     manifest = folder / 'manifest.json'
     if manifest.exists():
-        before = json.loads(manifest.read_text())['data_fingerprint']
-        if before != corpus.fingerprint:
+        before = json.loads(manifest.read_text())
+        if before['data_fingerprint'] != corpus.fingerprint:
             raise UserError(f'the training data are not those that {folder} was trained on; '
                             'restore them, or choose another --workdir')
+        changed = [split for split, fingerprint in before.get('held_out', {}).items()
+                   if fingerprint != corpus.stores[split].fingerprint]
+        if changed:
+            raise UserError(f'the {changed[0]} split is not the one that {folder} was measured on; '
+                            'restore it, or choose another --workdir')
+        if before['devices'] != parallel:
+            say(f'begun on {_listed(before["devices"])}, going on with {_listed(parallel)}: from '
+                'here on sums round otherwise, and dropout may draw otherwise, than they would '
+                'have')
         return
     write_atomically(folder / 'config.json', to_json(config))
     corpus.tokenizers.save(folder)
@@ -100,10 +110,16 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
     write_atomically(manifest, json.dumps(about, indent=2) + '\n')
 
 
+def _listed(devices: dict) -> str:
+    return ', '.join(f'{name} {value}' for name, value in devices.items())
+
+
 def describe(corpus: Corpus, parallel: dict) -> dict:
     """Where a run comes from: data, code, packages, machine, command."""
     return {
         'data_fingerprint': corpus.fingerprint,
+        'held_out': {split: store.fingerprint for split, store in corpus.stores.items()
+                     if split != 'train'},
         'examples': {split: len(store) for split, store in corpus.stores.items()},
         'dropped': {split: store.manifest.get('dropped', 0)
                     for split, store in corpus.stores.items()},

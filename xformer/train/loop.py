@@ -185,9 +185,13 @@ class Training:
 
     def out_of_patience(self) -> bool:
         """Whether the last train.patience evaluations brought nothing better."""
-        patience, values = self.config.train.patience, [self.sign * x for x in self.scores]
+        return 0 < self.config.train.patience <= self._since_best()
+
+    def _since_best(self) -> int:
+        """Evaluations after the best one."""
+        values = [self.sign * x for x in self.scores]
         best = min(range(len(values)), key=values.__getitem__, default=0)
-        return patience > 0 and len(values) - 1 - best >= patience
+        return max(len(values) - 1 - best, 0)
 
     def _settle(self, step: int, metrics, dev=None, save: bool = False) -> None:
         """Read the metrics of an update, check, evaluate, log and save as is due."""
@@ -200,11 +204,14 @@ class Training:
                 scores = self._evaluate(dev)
         if dev is not None or step % self.config.train.log_every == 0:
             self.telemetry.row(step, values | scores)
-        if save or (dev is not None and self.out_of_patience()):
+        if dev is not None and self.config.train.patience:  # what it waits for is to be kept
+            save = save or self._since_best() == 0 or self.out_of_patience()
+        if save:
             self._save(step, scores)
 
     def _refuse(self, step: int, values: dict[str, float]) -> None:
         kept = int(self.state.step)
+        self.checkpoints.wait()  # for the one that may be under way
         if kept not in self.checkpoints.steps():
             self._save(kept, {})
         self.checkpoints.wait()

@@ -71,8 +71,11 @@ def read_examples(data: DataConfig, split: str) -> Iterator:
         return prepare_source(pair[0], data), pair[1]
 
     def prepare_labelled(example: Labelled) -> Labelled:
-        return example._replace(first=prepare_source(example.first, data),
-                                second=prepare_source(example.second, data))
+        first, second, target = example
+        if kind_of(data) == 'answer':  # lower-casing may make a text longer
+            target = [[prepare_source(text, data), len(prepare_source(second[:start], data))]
+                      for text, start in target]
+        return Labelled(prepare_source(first, data), prepare_source(second, data), target)
 
     def prepare_document(document) -> Any:
         prepared = (prepare_source(sentence, data) for sentence in document)

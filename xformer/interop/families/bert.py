@@ -4,7 +4,7 @@ ALBERT (Lan et al. 2020), ELECTRA's discriminator (Clark et al. 2020)."""
 from collections.abc import Sequence
 
 from xformer.interop.families.family import Architecture, Family
-from xformer.interop.options import ACTIVATIONS, Option, chosen, fixed
+from xformer.interop.options import ACTIVATIONS, Option, Theirs, chosen, fixed
 from xformer.interop.tables import Place, Table, embedding, linear, norm, within
 
 ENCODER = {'family': 'encoder', 'num_decoder_layers': 0, 'embedding_norm': True,
@@ -97,18 +97,24 @@ BERT = Family(
     prefix='bert', tied=['cls.predictions.decoder.weight'],
     ignored=['*embeddings.position_ids', 'cls.predictions.decoder.bias'])
 
-_OFFSET = 2  # positions are counted from pad_id + 1 on
+
+
+def _positions(theirs: Theirs, sign: int) -> Theirs:
+    """With as many positions more or fewer as there are before the first: pad_token_id + 1."""
+    rows, pad = theirs.get('max_position_embeddings', 512), theirs.get('pad_token_id', 1)
+    return theirs | {'max_position_embeddings': rows + sign * (pad + 1)}
+
+
 ROBERTA = Family(
     'roberta', changed(
-        OPTIONS, Option('vocab_size', 'vocab_size', 50_265), Option('pad_token_id', 'pad_id', 1),
-        Option('max_position_embeddings', 'max_length', 512, lambda rows: rows - _OFFSET,
-               lambda length: length + _OFFSET)),
-    ENCODER, lambda model: encoder('roberta', _OFFSET), {
+        OPTIONS, Option('vocab_size', 'vocab_size', 50_265), Option('pad_token_id', 'pad_id', 1)),
+    ENCODER, lambda model: encoder('roberta', model.pad_id + 1), {
         **heads('Roberta', two_layers('tanh', 'classifier.dense', 'classifier.out_proj')),
         'RobertaForMaskedLM': Architecture(
             'mlm', masked('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias'))},
     prefix='roberta', tokenizer='byte_bpe', tied=['lm_head.decoder.weight'],
-    ignored=['*embeddings.position_ids', 'lm_head.decoder.bias'])
+    ignored=['*embeddings.position_ids', 'lm_head.decoder.bias'],
+    adjust=lambda theirs: _positions(theirs, -1), complete=lambda theirs: _positions(theirs, 1))
 
 DISTILBERT = Family(
     'distilbert', [

@@ -51,7 +51,8 @@ class Family:
     model: fields of ModelConfig that all its models share
     table: of a model with its head missing
     prefix: of the names in `table`; files of a model without a head leave it out
-    tied: other names of the token embeddings; a file may hold them once more
+    tied: other names of the token embeddings, under which a file may hold them once more or alone;
+        one that may be the output's own comes last
     ignored: tensors that hold no parameters, or none that are used (patterns of fnmatch)
     tokenizer: the kind that it usually has
     generation: settings of generation where the folder says nothing

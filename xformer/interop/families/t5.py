@@ -83,7 +83,7 @@ T5 = Family(
      'biases': False, 'init': 't5'},
     _table, dict.fromkeys(['T5ForConditionalGeneration', 'T5Model'], Architecture('pairs')),
     tokenizer='unigram',
-    tied=['lm_head.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'],
+    tied=['encoder.embed_tokens.weight', 'decoder.embed_tokens.weight', 'lm_head.weight'],
     ignored=['decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'],
     adjust=_adjust, complete=lambda theirs: theirs | {
         'tie_word_embeddings': theirs['scale_decoder_outputs']})

@@ -1,0 +1,50 @@
+"""A run folder goes on only with the data it was begun with, and says what else is other."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from xformer.config import Config, UserError
+from xformer.train.folder import create_folder
+
+
+class Store:
+    manifest: dict = {}
+
+    def __init__(self, fingerprint):
+        self.fingerprint = fingerprint
+
+    def __len__(self):
+        return 3
+
+
+@pytest.fixture
+def create(tmp_path):
+    """create(train, dev, count): with data and devices of these fingerprints and this number."""
+    (tmp_path / 'held_out').mkdir()
+    (tmp_path / 'run').mkdir()
+
+    def create(train='a', dev='b', count=1):
+        create_folder(tmp_path / 'run', Config(), SimpleNamespace(
+            fingerprint=train, stores={'train': Store(train), 'dev': Store(dev)},
+            tokenizers=SimpleNamespace(save=lambda folder: None),
+            held_out=tmp_path / 'held_out'), {'count': count, 'kind': 'cpu'}, {})
+    create()
+    return create
+
+
+def test_the_same_run_goes_on_without_a_word(create, capsys):
+    create()
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('changed, sentence', [
+    ({'train': 'c'}, 'the training data are not those'), ({'dev': 'c'}, 'the dev split is not')])
+def test_other_data_are_refused(changed, sentence, create):
+    with pytest.raises(UserError, match=f'{sentence} .* --workdir'):
+        create(**changed)
+
+
+def test_other_devices_are_told(create, capsys):
+    create(count=4)
+    assert 'begun on count 1, kind cpu, going on with count 4, kind cpu' in capsys.readouterr().err
