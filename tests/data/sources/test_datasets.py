@@ -136,7 +136,7 @@ def test_out_of_reach_names_file_folders_and_what_to_do(no_data, name):
         assert f'{DATASETS[name].upstream}/' in message and 'could not be downloaded' in message
         assert 'set XFORMER_DATA' in message
     else:
-        assert 'README' in message or 'commit' in message
+        assert 'docs/data.md' in message or 'commit' in message
     assert not list(no_data.rglob('.download*'))
 
 
