@@ -138,7 +138,8 @@ def _apart(run, folder: Path, name: str, pool: str | None) -> float:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     model, length = run.config.model, min(16, run.config.model.max_length)
-    ids = np.random.default_rng(0).integers(model.vocab_size, size=(2, length), dtype=np.int32)
+    known = np.setdiff1d(np.arange(model.vocab_size, dtype=np.int32), run.tokenizers.special.ids())
+    ids = np.random.default_rng(0).choice(known, (2, length))  # padding has no position there
     given = {'input_ids': torch.tensor(ids).long(), 'attention_mask': torch.ones(ids.shape)}
     inputs = [jnp.asarray(ids)]
     if model.family != 'decoder':
