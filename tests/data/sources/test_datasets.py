@@ -12,7 +12,7 @@ import pytest
 from xformer.config import DataConfig, UserError
 from xformer.data.sources import SPLITS, digests, read_examples, splits_of
 from xformer.data.sources.checksums import SHA256
-from xformer.data.sources.datasets import DATASETS, KINDS
+from xformer.data.sources.datasets import DATASETS, KINDS, is_in_reach
 
 
 def pairs_of(split='train', **options):
@@ -120,6 +120,16 @@ def test_debian_escapes_are_line_ends(shared_data):
     assert source.replace('\n', '\\n') + '\t' in raw
     for document in texts_of('dev', dataset='debian_summaries'):
         assert document and not any('\n' in sentence for sentence in document)
+
+
+def test_what_is_neither_here_nor_to_be_downloaded_is_out_of_reach(no_data):
+    assert is_in_reach('copy') and is_in_reach('scan_simple') and not is_in_reach('sst2')
+    folder = no_data / 'data' / 'sst2'
+    folder.mkdir(parents=True)
+    for name in ('train.tsv', 'dev.tsv.gz', 'test.tsv'):
+        assert not is_in_reach('sst2')
+        (folder / name).touch()
+    assert is_in_reach('sst2')
 
 
 @pytest.mark.parametrize('name', sorted(DATASETS))
