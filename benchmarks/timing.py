@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from xformer.console import counting
-from xformer.train.folder import commit_of_code
+from xformer.train.folder import commit_of_code, cpus
 
 WARM_UP = 2  # rounds that are run but not counted
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'transformers',
@@ -43,11 +43,6 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     values = list(values)
     return {name: float(f'{of(values):.6g}')
             for name, of in (('min', min), ('median', statistics.median), ('max', max))}
-
-
-def cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def machine() -> dict:

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     if values.score:
         strip = config.data.score_strip if values.score == 'errors' else ''
         config = override(config, {'data.score': values.score, 'data.score_strip': strip})
-    file = '/dev/stdin' if values.input == '-' else values.input
+    file = values.input and reading.file_of(values.input)
     name = f'input-{Path(file).stem}' if file else values.split
     examples = examples_of_file(file, config) if file else None
 

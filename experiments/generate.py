@@ -108,15 +108,15 @@ def _for_task(config: Config, values) -> tuple[Config, str]:
     """
     from xformer.interop.folder import is_checkpoint
     from xformer.interop.generation import read_task, to_config
-    folder, kind, prefix, theirs = Path(values.model), values.task, '', {}
-    if is_checkpoint(folder):
-        kind, prefix, theirs = read_task(folder, values.task)
+    kind, prefix, theirs = values.task, '', {}
+    if published := is_checkpoint(Path(values.model)):
+        kind, prefix, theirs = read_task(Path(values.model), values.task)
     elif kind not in TASKS:
         raise UserError(f'there is no --task={kind}{nearest(kind, TASKS)}')
     own = to_config(theirs, config.model)[0] if theirs else {}
     config = override(config, _not_given(own, values))
     settings = {f'decode.{name}': setting for name, setting in TASKS[kind].items()}
-    if is_checkpoint(folder):
+    if published:
         silent = to_flat(override(replace(config, decode=DecodeConfig()),
                                   to_config({}, config.model)[0]))
         settings = {name: setting for name, setting in settings.items()

@@ -64,7 +64,12 @@ def texts_of(values: flags.FlagValues) -> list[str]:
 def lines_of(path: str) -> list[str]:
     """The lines of a file, or of standard input. Raises UserError for whatever is wrong there."""
     from xformer.data.sources import read_lines
-    return [text for _, text in read_lines(Path('/dev/stdin' if path == '-' else path))]
+    return [text for _, text in read_lines(Path(file_of(path)))]
+
+
+def file_of(path: str) -> str:
+    """What is opened for an --input: - is standard input."""
+    return '/dev/stdin' if path == '-' else path
 
 
 def check_output(output: str | None) -> None:

@@ -11,7 +11,6 @@ works, and records nothing.
 
 import importlib.util
 import json
-import os
 import platform
 import re
 import signal
@@ -105,7 +104,8 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
                                  base['published'], base['values']))}
     commands = [command for label, line in trained.items()
                 for command in _commands(line, folders[label] / 'seed-0', 0, smoke)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    from xformer.train.folder import cpus
+    cores = cpus()
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
             'commands': list(dict.fromkeys(' '.join(['python', '-m', *command])

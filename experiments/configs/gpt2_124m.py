@@ -7,8 +7,7 @@ karpathy/nanoGPT, 4 days on 8 A100 GPUs).
 
 Needs a GPU or TPU, and OpenWebText from the internet (JSON lines, {"text": ...} each; nanoGPT
 measures on one document in 2,000, in a file of their own); not run here. encoder.json and vocab.bpe
-are OpenAI's.
-`:medium`, `:large` and `:xl` are GPT-2's other sizes by the same recipe.
+are OpenAI's. `:medium`, `:large` and `:xl` are GPT-2's other sizes by the same recipe.
 
     python -m experiments.train --config=gpt2_124m --estimate
     python -m experiments.train --config=gpt2_124m

@@ -7,8 +7,7 @@ import numpy as np
 
 from xformer.config import LABELLED, Config, UserError
 from xformer.data.sources import kind_of
-from xformer.data.tokenizers import Tokenizer, Tokenizers
-from xformer.data.tokenizers.pieces import PieceTokenizer
+from xformer.data.tokenizers import Tokenizer, Tokenizers, encode_following
 
 
 class Row(NamedTuple):
@@ -77,11 +76,8 @@ def _encode_texts(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:
 def _encode_rows(tokenizer: Tokenizer, texts: Sequence[str],
                  follows: Sequence[bool]) -> list[list[int]]:
     """Each text, as the beginning of one or as what follows on the text before."""
-    if not (isinstance(tokenizer, PieceTokenizer) and any(follows)):
-        return tokenizer.encode_batch(texts)
-    begins = iter(tokenizer.encode_batch([
-        text for text, on in zip(texts, follows) if not on]))
-    goes_on = iter(tokenizer.encode_following([text for text, on in zip(texts, follows) if on]))
+    begins = iter(tokenizer.encode_batch([text for text, on in zip(texts, follows) if not on]))
+    goes_on = iter(encode_following(tokenizer, [text for text, on in zip(texts, follows) if on]))
     return [next(goes_on if on else begins) for on in follows]
 
 
@@ -90,11 +86,12 @@ def _longest_side(row: Encoded) -> int:
 
 
 def _cut_sides(row: Encoded, most: int) -> Encoded:
-    """Each side with at most that many tokens, the end token kept."""
-    return row._replace(ids=[_cut_side(ids, most) for ids in row.ids])
+    """Each side with at most that many tokens."""
+    return row._replace(ids=[cut_side(ids, most) for ids in row.ids])
 
 
-def _cut_side(ids: Sequence, most: int) -> Sequence:
+def cut_side(ids: Sequence, most: int) -> Sequence:
+    """At most that many tokens, the last one kept."""
     return ids if len(ids) <= most else ids[:most - 1] + ids[-1:]
 
 
@@ -106,8 +103,8 @@ def _cut_both(row: Encoded, most: int) -> Encoded:
     """Both in one text of at most that many tokens, each with its end token: first the source is
     cut, to nothing but that if need be."""
     source, target = row.ids
-    target = _cut_side(target, most - 1)
-    return row._replace(ids=[_cut_side(source, most - len(target)), target])
+    target = cut_side(target, most - 1)
+    return row._replace(ids=[cut_side(source, most - len(target)), target])
 
 
 def _encode_labels(batch: list[Row], tokenizers: Tokenizers) -> list[Encoded]:

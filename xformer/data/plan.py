@@ -140,8 +140,7 @@ def choose_shapes(lengths: Histogram, data: DataConfig, max_buckets: int) -> lis
     Fill counts all padding, empty rows too. If no number reaches it, the fullest is taken.
     Raises UserError when data.batch_tokens cannot hold the longest examples.
     """
-    longest = lengths.lengths_U2.max(0)
-    least = data.batch_multiple * int(longest.sum())
+    longest, least = lengths.lengths_U2.max(0), _least_tokens(lengths, data)
     if data.batch_tokens < least:
         tokens = (f'{longest[0]} source and {longest[1]} target tokens' if longest[1] else
                   f'{longest[0]} tokens')
@@ -159,6 +158,11 @@ def choose_shapes(lengths: Histogram, data: DataConfig, max_buckets: int) -> lis
         if best_fill >= data.min_fill:
             break
     return best
+
+
+def _least_tokens(lengths: Histogram, data: DataConfig) -> int:
+    """What data.batch_tokens has to be for the longest examples."""
+    return data.batch_multiple * int(lengths.lengths_U2.max(0).sum())
 
 
 def fill_of(shapes: list[Shape], lengths: Histogram) -> float:
@@ -262,8 +266,7 @@ def sequential_batches(examples: Examples, data: DataConfig,
     As nothing is trained, data.batch_tokens grows where it cannot hold the longest examples.
     """
     lengths = histogram(examples)
-    least = data.batch_multiple * int(lengths.lengths_U2.max(0).sum())
-    data = replace(data, batch_tokens=max(data.batch_tokens, least))
+    data = replace(data, batch_tokens=max(data.batch_tokens, _least_tokens(lengths, data)))
     buckets = Buckets(examples, choose_shapes(lengths, data, max_buckets))
     for j in range(buckets.num_batches):
         k, ordinals = buckets.batch(j)

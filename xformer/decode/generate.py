@@ -320,14 +320,15 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int,
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
-        S = _power_of_two(lengths[order[0]], least=LEAST_WIDTH)
+        S = power_of_two(lengths[order[0]], least=LEAST_WIDTH)
         rows = 1 << max(batch_tokens // slots(S), 1).bit_length() - 1
-        rows = min(rows, _power_of_two(len(lengths)))
+        rows = min(rows, power_of_two(len(lengths)))
         shorter = S // 2 if S > LEAST_WIDTH else -1
         batch = [i for i in order[:rows] if lengths[i] > shorter]
         yield batch, (rows, S)
         order = order[len(batch):]
 
 
-def _power_of_two(value: int, least: int = 1) -> int:
+def power_of_two(value: int, least: int = 1) -> int:
+    """The least that is no smaller than either: few sizes, for few compilations."""
     return max(least, 1 << (max(value, 1) - 1).bit_length())

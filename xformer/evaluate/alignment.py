@@ -8,6 +8,7 @@ import numpy as np
 
 from xformer.compiled import Compilations
 from xformer.config import Config
+from xformer.data.layouts import cut_side
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
 from xformer.evaluate.inputs import encode_sources, template_of
@@ -40,10 +41,9 @@ def align(pairs: Sequence[tuple[str, str]], model: Seq2Seq, config: Config, para
     Row t is the attention in effect when target token t was predicted; end tokens are included.
     """
     sources = encode_sources([source for source, _ in pairs], config, tokenizers)
-    special, most = tokenizers.special, config.model.max_length
-    template = template_of(config, tokenizers)
-    targets = [template.row([tokenizers.target.encode(target)]) for _, target in pairs]
-    targets = [ids if len(ids) <= most else ids[:most - 1] + ids[-1:] for ids in targets]
+    special, template = tokenizers.special, template_of(config, tokenizers)
+    targets = [cut_side(template.row([tokenizers.target.encode(target)]), config.model.max_length)
+               for _, target in pairs]
     (source_BS, lengths_B), (target_BT, target_lengths_B) = (
         padded(side, (len(side), max(map(len, side))), special.pad) for side in (sources, targets))
     inputs_BT = shifted(target_BT, target_lengths_B, special)

@@ -9,7 +9,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.data.objectives.rows import padded
 from xformer.data.tokenizers import Tokenizers
-from xformer.decode.generate import batches_by_length
+from xformer.decode.generate import batches_by_length, power_of_two
 from xformer.evaluate.inputs import MARK, encode_texts, segments
 from xformer.models.encoder import MaskedLM
 
@@ -65,8 +65,8 @@ def _run(texts: Sequence[str], config: Config, model: MaskedLM, params, tokenize
         masked = [np.flatnonzero(np.array(ids) == mask) for ids in batch]
         inputs_BS, lengths_B = padded(batch, (count, min(width, config.model.max_length)),
                                       tokenizers.special.pad)
-        most = max(1, *map(len, masked))
-        masked_BP, _ = padded(masked, (count, 1 << (most - 1).bit_length()), 0)  # few shapes
+        most = power_of_two(max(map(len, masked)))
+        masked_BP, _ = padded(masked, (count, most), 0)
         log_p_BPV, log_p_B2 = jax.device_get(compiled(
             params, inputs_BS, lengths_B, segments(batch, inputs_BS.shape, config.model),
             masked_BP))

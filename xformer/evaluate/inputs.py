@@ -8,8 +8,13 @@ from xformer.config import CHOOSING, Config, ModelConfig, UserError
 from xformer.console import say
 from xformer.data.layouts import LAYOUTS, Row, label_id, labels_in, layout_of, shortened
 from xformer.data.sources import Labelled, prepare_source
-from xformer.data.tokenizers import PublishedTokenizer, Template, Tokenizers, own_template
-from xformer.data.tokenizers.pieces import PieceTokenizer
+from xformer.data.tokenizers import (
+    PublishedTokenizer,
+    Template,
+    Tokenizers,
+    encode_following,
+    own_template,
+)
 
 MARK = '[MASK]'  # in a text for a masked language model, whatever the vocabulary calls it
 
@@ -69,10 +74,8 @@ def _ids(text: str, config: Config, tokenizers: Tokenizers) -> list[int]:
         return source.encode(source.tokens([mask])[0].join(parts))  # it may take spaces with it
     if config.data.tokenizer in ('bpe', 'unigram', 'byte_bpe'):  # a space is its word's, and hidden
         parts = [part.removesuffix(' ') for part in parts[:-1]] + parts[-1:]
-    first, rest = source.encode(parts[0]), parts[1:]
-    rest = source.encode_following(rest) if isinstance(source, PieceTokenizer) else map(
-        source.encode, rest)
-    return sum(([mask, *part] for part in rest), first)
+    return sum(([mask, *part] for part in encode_following(source, parts[1:])),
+               source.encode(parts[0]))
 
 
 def segments(texts: Sequence[Text], shape: tuple[int, int], model: ModelConfig) -> np.ndarray:
@@ -122,11 +125,11 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
 
     Raises UserError for an empty text, and for an output too long, in a decoder with its source.
     """
-    tokenizer = tokenizers.source if config.data.objective == 'lm' else tokenizers.target
+    lm = config.data.objective == 'lm'
+    tokenizer = tokenizers.source if lm else tokenizers.target
     template = template_of(config, tokenizers)
     encoded = []
     for number, (text, source) in enumerate(zip(texts, sources), start=1):
-        lm = config.data.objective == 'lm'
         ids = tokenizer.encode(prepare_source(text, config.data) if lm else text)
         ids = template.row([ids]) if config.model.family == 'seq2seq' else [*ids, *template.after]
         length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)

@@ -13,6 +13,7 @@ from xformer.compiled import Compilations
 from xformer.config import Config, UserError, is_labelled
 from xformer.data.objectives.rows import padded, shifted
 from xformer.data.tokenizers import Tokenizers
+from xformer.decode.generate import power_of_two
 from xformer.evaluate.inputs import Text, segments
 
 TOP = 5  # tokens that the lens shows
@@ -116,8 +117,7 @@ def _inputs(ids: Text, target: list[int] | None, config: Config, tokenizers: Tok
     special, most = tokenizers.special, config.model.max_length
 
     def row(ids: list[int]):
-        width = max(16, 1 << (len(ids) - 1).bit_length())
-        return padded([ids], (1, min(width, most)), special.pad)
+        return padded([ids], (1, min(power_of_two(len(ids), least=16), most)), special.pad)
 
     ids_1T, lengths_1 = row(ids)
     read = tuple(tokenizers.source.tokens(ids))

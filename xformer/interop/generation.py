@@ -25,7 +25,7 @@ _OFF = {  # values without effect of what is not supported
     'remove_invalid_values': False, 'guidance_scale': 1, 'min_new_tokens': 0, 'top_h': 1,
     'exponential_decay_length_penalty': None, 'suppress_tokens': None, 'stop_strings': None,
     'begin_suppress_tokens': None, 'sequence_bias': None, 'max_time': None}
-TASKS = {'translate': 'translation', 'summarize': 'summarization'}  # as their names for each begin
+_TASKS = {'translate': 'translation', 'summarize': 'summarization'}  # as their names for each begin
 NAMES = {*_SAME, *_NEUTRAL, *_OFF, 'do_sample', 'num_beams', 'early_stopping', 'max_length',
          'min_length', 'forced_bos_token_id', 'forced_eos_token_id', 'bad_words_ids',
          'eos_token_id', 'decoder_start_token_id'}  # that config.json may hold
@@ -43,19 +43,19 @@ def read_generation(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_task(folder: Path, task: str) -> tuple[str, str, dict[str, Any]]:
-    """(which of TASKS it is, what stands before each text, all settings of generation), of what
+    """(translate or summarize, what stands before each text, all settings of generation), of what
     config.json says of that task; without such a word the last two are empty.
 
-    `task` is one of TASKS or a name of theirs. Raises UserError for one that is neither, and where
-    theirs are several of the kind.
+    `task` is one of the two or a name of theirs. Raises UserError for one that is neither, and
+    where theirs are several of the kind.
     """
     theirs = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     every = theirs.get('task_specific_params') or {}
-    names = [name for name in every if name == task or name.startswith(TASKS.get(task, '\0'))]
-    kind = next((ours for ours, begins in TASKS.items()
+    names = [name for name in every if name == task or name.startswith(_TASKS.get(task, '\0'))]
+    kind = next((ours for ours, begins in _TASKS.items()
                  if task == ours or task in names and task.startswith(begins)), None)
     if kind is None:
-        known = [*TASKS, *(name for name in every if name.startswith(tuple(TASKS.values())))]
+        known = [*_TASKS, *(name for name in every if name.startswith(tuple(_TASKS.values())))]
         raise UserError(f'{folder} has no task {task!r}; there are: {", ".join(known)}')
     if len(names) > 1:
         raise UserError(f'--task={task} may be any of {", ".join(names)} of {folder}; give one of '

@@ -127,13 +127,17 @@ def describe(corpus: Corpus, parallel: dict) -> dict:
         'python': platform.python_version(),
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
         'platform': platform.platform(),
-        'cpus': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
-        else os.cpu_count(),
+        'cpus': cpus(),
         'devices': parallel,
         'command': [Path(sys.argv[0]).stem, *sys.argv[1:]],
         'environment': {name: os.environ[name] for name in ('XLA_FLAGS', 'JAX_PLATFORMS')
                         if name in os.environ},
     }
+
+
+def cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def commit_of_code() -> str:

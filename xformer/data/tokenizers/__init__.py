@@ -10,10 +10,12 @@ from xformer.data.tokenizers.special import UNKNOWN, Special, Template, own_temp
 from xformer.data.tokenizers.vocabulary import (
     Tokenizer,
     Tokenizers,
+    encode_following,
     load_tokenizers,
     tokenizer_files,
     train_tokenizers,
 )
 
 __all__ = ['UNKNOWN', 'MarianTokenizer', 'PublishedTokenizer', 'Special', 'Template', 'Tokenizer',
-           'Tokenizers', 'load_tokenizers', 'own_template', 'tokenizer_files', 'train_tokenizers']
+           'Tokenizers', 'encode_following', 'load_tokenizers', 'own_template', 'tokenizer_files',
+           'train_tokenizers']

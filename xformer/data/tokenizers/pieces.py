@@ -3,6 +3,7 @@
 import io
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import sentencepiece
@@ -35,7 +36,6 @@ class PieceTokenizer:
     def __init__(self, kind: str, file: bytes, appended: Sequence[str] = ()):
         self.kind, self.file, self.appended = kind, file, tuple(appended)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=file)
-        self._inside = sentencepiece.SentencePieceProcessor(model_proto=file + NO_DUMMY_PREFIX)
         size = self._processor.get_piece_size()
         self._names = *(self._processor.id_to_piece(i) for i in range(size)), *self.appended
         self.vocab_size = len(self._names)
@@ -51,10 +51,16 @@ class PieceTokenizer:
 
     def encode_following(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts of which each goes on another, with nothing put before it."""
-        if self._inside.encode(' a') == self._processor.encode('a'):
+        if self._inside:
             return self._inside.encode(list(texts))
         # it strips texts: the space that it puts before each is the one that parted them
         return self._processor.encode([text.removeprefix(' ') for text in texts])
+
+    @cached_property
+    def _inside(self) -> sentencepiece.SentencePieceProcessor | None:
+        """The same without the space before a text, unless that would be stripped."""
+        inside = sentencepiece.SentencePieceProcessor(model_proto=self.file + NO_DUMMY_PREFIX)
+        return inside if inside.encode(' a') == self._processor.encode('a') else None
 
     def spans(self, text: str) -> Spans:
         """The ids of `text` and where in it they stand."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,13 @@ Tokenizer = (SymbolTokenizer | ByteTokenizer | PieceTokenizer | LibraryTokenizer
 _DESCRIPTION = 'tokenizers.json'
 _SIDES = ('source.spm', 'target.spm')  # of a MarianTokenizer
 _MERGES = ('merges.txt', 'vocab.bpe')  # beside vocab.json and OpenAI's encoder.json
+
+
+def encode_following(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts of which each goes on another: sentencepiece's alone begin otherwise."""
+    if isinstance(tokenizer, PieceTokenizer):
+        return tokenizer.encode_following(texts)
+    return tokenizer.encode_batch(texts)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,6 @@ BERT = Family(
     ignored=['*embeddings.position_ids', 'cls.predictions.decoder.bias'])
 
 
-
 def _positions(theirs: Theirs, sign: int) -> Theirs:
     """With as many positions more or fewer as there are before the first: pad_token_id + 1."""
     rows, pad = theirs.get('max_position_embeddings', 512), theirs.get('pad_token_id', 1)
