@@ -30,6 +30,19 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
     return weights / jnp.where(total == 0.0, 1.0, total)
 
 
+@jax.custom_vjp
+def _softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`masked_softmax`, whose own gradient needs fewer passes over memory than the derived one."""
+    return masked_softmax(scores, mask)
+
+
+def _softmax_gradient(weights, g):
+    return weights * (g - (weights * g).sum(axis=-1, keepdims=True)), None
+
+
+_softmax.defvjp(lambda scores, mask: (masked_softmax(scores, mask),) * 2, _softmax_gradient)
+
+
 def attend_one_head(q_TH, k_SH, v_SH, mask_TS=None, bias_TS=None, drop_TS=None) -> jax.Array:
     """The definition, for one head of one example: softmax(q kᵀ / √H + bias) v."""
     scores_TS = jnp.matmul(q_TH, k_SH.T, preferred_element_type=jnp.float32)
@@ -81,7 +94,7 @@ def _weights(scores_BNTS, mask: Mask, bias_NR) -> jax.Array:
     if bias_NR is not None:
         scores_BNTS = scores_BNTS + by_distance(bias_NR, T, S)[None]
     mask_BTS = mask.to_bool(T, S)
-    return masked_softmax(scores_BNTS, None if mask_BTS is None else mask_BTS[:, None])
+    return _softmax(scores_BNTS, None if mask_BTS is None else mask_BTS[:, None])
 
 
 def xla_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=None,
