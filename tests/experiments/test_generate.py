@@ -214,12 +214,15 @@ def test_a_task_is_what_t5s_folder_says_of_it(task, flags, prefix, expected, sma
     assert {name: getattr(changed.decode, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize('task, sentence', [
-    ('translate', 'may be any of translation_en_to_de, translation_en_to_fr of '),
-    ('paint', "has no task 'paint'; there are: translate, summarize, summarization, translation")])
-def test_a_task_that_the_folder_leaves_open(task, sentence, small, tmp_path):
+@pytest.mark.parametrize('task, said, sentence', [
+    ('translate', T5_TASKS, 'may be any of translation_en_to_de, translation_en_to_fr of '),
+    ('paint', T5_TASKS,
+     "has no task 'paint'; there are: translate, summarize, summarization, translation"),
+    *(('summarize', said, 'has task_specific_params that are no settings by task; restore it') for
+      said in (['summarization'], {'summarization': 4}, {'summarization': {'prefix': 1}}))])
+def test_a_task_that_the_folder_leaves_open(task, said, sentence, small, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(
-        {'model_type': 't5', 'task_specific_params': T5_TASKS}))
+        {'model_type': 't5', 'task_specific_params': said}))
     values = cli.parse(['generate', f'--model={tmp_path}', f'--task={task}'], '', command.define,
                        sections=('decode',))
     with pytest.raises(UserError, match=sentence):

@@ -51,6 +51,11 @@ def read_task(folder: Path, task: str) -> tuple[str, str, dict[str, Any]]:
     """
     theirs = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     every = theirs.get('task_specific_params') or {}
+    if not (isinstance(every, dict) and all(
+            isinstance(about, dict) and isinstance(about.get('prefix', ''), str)
+            for about in every.values())):
+        raise UserError(f'{folder / "config.json"} has task_specific_params that are no settings '
+                        'by task; restore it from a copy')
     names = [name for name in every if name == task or name.startswith(_TASKS.get(task, '\0'))]
     kind = next((ours for ours, begins in _TASKS.items()
                  if task == ours or task in names and task.startswith(begins)), None)
@@ -62,12 +67,9 @@ def read_task(folder: Path, task: str) -> tuple[str, str, dict[str, Any]]:
                         'them as --task')
     if not names:
         return kind, '', {}
-    about = every[names[0]]
-    if not (isinstance(about, dict) and isinstance(about.get('prefix', ''), str)):
-        raise UserError(f'{folder / "config.json"} says of the task {names[0]} what is no settings;'
-                        ' restore it from a copy')
-    settings = {name: value for name, value in about.items() if name != 'prefix'}
-    return kind, about.get('prefix', ''), read_generation(folder, theirs) | settings
+    settings = dict(every[names[0]])
+    prefix = settings.pop('prefix', '')
+    return kind, prefix, read_generation(folder, theirs) | settings
 
 
 def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, Any], list[str]]:
