@@ -263,7 +263,8 @@ def status(line: Line, values: Sequence[float], protocol: str,
     if base:
         moved, theirs = mean - statistics.mean(base[1]), line.published - base[0]
         if len(base[1]) > 1 and abs(moved) <= 2 * statistics.stdev(base[1]):
-            return 'stays, as published' if abs(theirs) <= 0.1 else 'moves less than seeds do'
+            stays = round(abs(theirs), 6) <= 0.1  # as published figures are rounded
+            return 'stays, as published' if stays else 'moves less than seeds do'
         return 'moves as published' if moved * theirs > 0 else 'moves otherwise'
     if protocol:
         return 'not comparable'
@@ -273,6 +274,17 @@ def status(line: Line, values: Sequence[float], protocol: str,
     if short <= 0:
         return 'reproduced'
     return 'close' if short <= max(2 * spread, 0.02 * abs(line.published)) else 'missed'
+
+
+def verdicts(result: Result, ours: Mapping[str, Sequence[float | None]]) -> dict[str, str]:
+    """{label: status} of the lines that there are values of ours for."""
+    lines = {line.label: line for line in result.lines}
+    found = {}
+    for label, values in ours.items():
+        base = lines[label].against
+        found[label] = status(lines[label], values, result.protocol,
+                              (lines[base].published, ours[base]) if base else None)
+    return found
 
 
 def table(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -285,12 +297,16 @@ def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     notes = []
     for name, result in RESULTS.items():
         title = f'[{result.title}](#{name})'
+        recorded = records.get(name, {}).get('lines', {})
+        ours = {line.label: recorded[line.label]['values'] for line in result.lines
+                if line.label in recorded}
+        said = verdicts(result, ours)
         for line in result.lines:
-            found = records.get(name, {}).get('lines', {}).get(line.label)
+            values = ours.get(line.label)
             published = '' if line.published is None else f'{line.published:g}'
             lines.append(f'| {title} | {line.label}, {line.unit} | {published} | '
-                         + (f'{_ours(found["values"])} | {len(found["values"])} | '
-                            f'{found["status"]} |' if found else f'| | {_not_run(result)} |'))
+                         + (f'{_ours(values)} | {len(values)} | {said[line.label]} |'
+                            if values else f'| | {_not_run(result)} |'))
             title = ''
         notes += _about(name, result, records.get(name))
     return '\n'.join([*lines, '', *notes]) + '\n'

@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from experiments.ledger import RESULTS, Line, Result, status, table
+from experiments.ledger import RESULTS, Line, Result, table, verdicts
 from xformer.config import Ending, UserError, nearest
 from xformer.console import say
 from xformer.train.signals import STOPS, Stopped
@@ -97,22 +97,21 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
                 runs.add(run)
         else:
             found = list(map(statistics.mean, zip(*(each['values'] for each in lines.values()))))
-        base = lines[line.against] if line.against else None
         lines[line.label] = {'published': line.published, 'unit': line.unit, 'values': found,
-                             **_spread(found),
-                             'status': status(line, found, result.protocol, base and (
-                                 base['published'], base['values']))}
+                             **_spread(found), **_signature(line, run)}
+    ours = {label: each['values'] for label, each in lines.items()}
+    for label, said in verdicts(result, ours).items():
+        lines[label]['status'] = said
     commands = [command for label, line in trained.items()
                 for command in _commands(line, folders[label] / 'seed-0', 0, smoke)]
-    from xformer.train.folder import cpus
-    cores = cpus()
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
-    return {'source': result.source, 'protocol': result.protocol, 'seeds': seeds, 'lines': lines,
+    return {'source': result.source, 'protocol': result.protocol, 'note': result.note,
+            'seeds': seeds, 'lines': lines,
             'commands': list(dict.fromkeys(' '.join(['python', '-m', *command])
                                            for command in commands)),
             'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
                         for each in folders.values()},
-            'hardware': f'{cores} core{"s" * (cores > 1)}, {_processor()}',
+            'hardware': ' and '.join(sorted(set(map(_hardware, manifests)))),
             'minutes': statistics.mean(map(_minutes, runs)), 'date': date.today().isoformat(),
             'data': list(dict.fromkeys(each['data_fingerprint'] for each in manifests)),
             'commits': sorted({each['commit'] for each in manifests}),
@@ -122,8 +121,17 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
 def _spread(values: list[float | None]) -> dict[str, float]:
     if None in values:
         return {}
-    return {'mean': statistics.mean(values),
-            'sd': statistics.stdev(values) if len(values) > 1 else 0.0}
+    return {'mean': statistics.mean(values)} | (
+        {'sd': statistics.stdev(values)} if len(values) > 1 else {})
+
+
+def _signature(line: Line, run: Path) -> dict[str, str]:
+    """Of a BLEU: how sacreBLEU computed it."""
+    if not line.config or line.reaches:
+        return {}
+    metrics = json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
+    name = 'sacrebleu_signature' if line.measure == 'sacrebleu' else 'signature'
+    return {'signature': metrics[name]} if 'bleu' in line.measure else {}
 
 
 def _with_start(line: Line, folders: Mapping[str, Path]) -> Line:
@@ -204,6 +212,14 @@ def _minutes(run: Path) -> float:
 
 def _listed(values: list[float | None]) -> str:
     return ', '.join('never' if value is None else f'{value:.4g}' for value in values)
+
+
+def _hardware(manifest: Mapping) -> str:
+    """What a run was trained on, whose processor is that of this machine."""
+    devices, cores = manifest['devices'], manifest['cpus']
+    if devices['platform'] != 'cpu':
+        return f'{devices["count"]} × {devices["kind"]}'
+    return f'{cores} core{"s" * (cores > 1)}, {_processor()}'
 
 
 def _processor() -> str:

@@ -56,7 +56,7 @@ def define(values: flags.FlagValues) -> None:
                       flag_values=values)
     flags.DEFINE_string('metric', None, 'dev/NAME:min or :max, as training or experiments.evaluate '
                         'measures it (default: train.best_by)', flag_values=values)
-    flags.DEFINE_integer('sampler_seed', 0, 'of --sampler=random', flag_values=values)
+    flags.DEFINE_integer('sampler_seed', 0, 'of --sampler=random and tpe', flag_values=values)
     flags.DEFINE_string('storage', None, "URL of a database, as Optuna's (default: a journal in "
                         'the folder)', flag_values=values)
     flags.DEFINE_enum('submit', None, ['slurm', 'local'], 'the workers as jobs of a cluster, or of '
@@ -129,7 +129,7 @@ def _plan(config: Config, text: str, values: flags.FlagValues):
     metric = values.metric or config.train.best_by
     if not metric.startswith('dev/') or metric.rpartition(':')[2] not in ('min', 'max'):
         raise UserError(f'--metric={metric} must be dev/NAME:min or dev/NAME:max')
-    if values['sampler_seed'].present and values.sampler != 'random':
+    if values['sampler_seed'].present and values.sampler == 'grid':
         raise UserError(f'--sampler_seed has no effect with --sampler={values.sampler}')
     if values.sampler == 'grid':
         size = len(grid(space, config))

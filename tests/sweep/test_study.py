@@ -145,6 +145,60 @@ def test_a_reason_ends_a_place_at_once(worker):
     assert one.claim() is None and one.finished()
 
 
+def test_a_worker_started_anew_tries_again_what_failed_unless_that_was_final(worker):
+    one = worker(trials=2)
+    for final in (False, True):
+        assert one.end(one.claim(), TrialState.FAIL, reason='of its own', final=final)
+    assert one.claim() is None and one.finished()
+    another = worker(trials=2)
+    assert not another.finished()
+    assert place(another.claim()) == 0 and another.claim() is None
+
+
+def test_a_beat_that_cannot_be_written_is_told_once_and_the_next_ones_are(
+        worker, monkeypatch, capsys):
+    monkeypatch.setattr(study, 'BEAT_SECONDS', 0.01)
+    one = worker()
+    trial, write, failed = one.claim(), one.storage.set_trial_user_attr, []
+
+    def full_at_first(*arguments):
+        if len(failed) < 3:
+            failed.append(arguments)
+            raise OSError('no space left')
+        return write(*arguments)
+    monkeypatch.setattr(one.storage, 'set_trial_user_attr', full_at_first)
+    with one.beating():
+        while 'beat' not in one.storage.get_trial(trial._trial_id).user_attrs:
+            pass
+    assert one.is_ours(trial) and len(failed) == 3
+    assert capsys.readouterr().err.count('no space left') == 1
+
+
+def test_adaptive_samplers_choose_as_their_seed_says(tmp_path):
+    def chosen(number: int, seed: int) -> list[int]:
+        sweep = join(plan(sampler='tpe', trials=6, sampler_seed=seed),
+                     storage_of(None, tmp_path), f'sweep {number}')
+        found = []
+        for value in range(6):
+            trial = sweep.claim()
+            found.append(sweep.settings(trial)['optim.warmup_steps'])
+            sweep.end(trial, TrialState.COMPLETE, float(value))
+        return found
+    first = chosen(0, seed=0)
+    assert chosen(1, seed=0) == first and chosen(2, seed=1) != first and len(set(first)) > 1
+
+
+def test_successive_halving_begins_with_the_first_measurement(worker):
+    config = override(CONFIG, {'train.steps': 900, 'train.eval_every': 100})
+    one = worker(pruner='hyperband', config=config)
+    trials = [one.claim() for _ in range(4)]
+    for value, trial in enumerate(trials):
+        one.settings(trial)
+        trial.report(float(value), 100)
+    kept = [not trial.should_prune() for trial in trials]
+    assert kept[0] and 1 < sum(kept)
+
+
 def test_of_two_trials_for_a_place_the_later_is_needless(worker):
     one = worker(trials=1)
     for _ in range(2):

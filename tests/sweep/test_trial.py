@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from xformer.config import Config, override
+from xformer.config import Config, UserError, override
 from xformer.sweep import trial as trials
 from xformer.sweep.live import drawn
 from xformer.sweep.report import interval, ranked, write_report
@@ -38,6 +38,22 @@ for row in rows:
 if flags['config.model.dropout'] == '0.25':
     print('first line\\nthe loss is not finite')
     sys.exit(3)
+'''
+
+LATE = '''
+import fcntl, os, pathlib, sys, time
+folder = pathlib.Path(next(each for each in sys.argv if 'workdir' in each).partition('=')[2])
+if not (folder.parent / 'late').exists():
+    (folder.parent / 'late').touch()
+    folder.mkdir()
+    lock = open(folder / '.lock', 'w')
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.fork():
+        sys.exit('another process is training in ' + str(folder))
+    time.sleep(0.5)
+    os.remove(folder / '.lock')
+    folder.rmdir()
+    os._exit(0)
 '''
 
 
@@ -92,10 +108,21 @@ def test_a_pruner_that_sees_nothing_is_told(swept):
     assert 'wer is measured by evaluate alone' in said[0]
 
 
-def test_what_nobody_measures_is_told(swept):
-    _, [row], _ = swept('optim.peak_learning_rate = 0.3; model.dropout = 0.0', 1,
-                        metric='dev/bleu:max')
-    assert row.state == 'failed' and 'by evaluate, which has per, wer' in row.reason
+def test_what_nobody_measures_ends_the_sweep(swept, tmp_path):
+    with pytest.raises(UserError, match='by evaluate, which has per, wer; choose another'):
+        swept(RATES, 3, metric='dev/bleu:max')
+    assert [path.name for path in (tmp_path / 'sweep/trials').iterdir()] == ['0000']
+
+
+def test_training_that_a_dead_worker_began_is_waited_for_though_it_takes_the_lock_late(
+        swept, tmp_path, monkeypatch):
+    """The first command finds the folder taken, as `experiments.train` would."""
+    (tmp_path / 'late.py').write_text(LATE + COMMAND)
+    monkeypatch.setattr(trials, 'entry_point',
+                        lambda name: [sys.executable, str(tmp_path / 'late.py'), name])
+    _, [row], said = swept('optim.peak_learning_rate = 0.3; model.dropout = 0.0', 1)
+    assert row.state == 'complete' and len(said) == 1
+    assert (tmp_path / 'sweep/trials/0000/late').exists()
 
 
 def test_runs_that_fail_and_settings_that_contradict_are_told_and_the_others_go_on(swept, tmp_path):

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from xformer.page import page, paragraph, picture, table
 from xformer.sweep.space import Settings
-from xformer.sweep.study import STOPPED, Sweep, given_up
+from xformer.sweep.study import STOPPED, Sweep
 from xformer.train.folder import write_atomically
 
 SHOWN = 20  # of the best trials
@@ -29,6 +29,7 @@ class Row(NamedTuple):
     settings: Settings
     minutes: float | None
     reason: str
+    folder: str  # HOST:PATH of the sweep's folder there
     curve: dict[int, float]
 
 
@@ -46,26 +47,27 @@ def write_report(sweep: Sweep, folder: Path) -> Path:
 def ranked(sweep: Sweep) -> list[Row]:
     """The trial of each place, the best first, then those without a result."""
     sign = 1 if sweep.plan.direction == 'min' else -1
-    rows = [_row(place, trials) for place, trials in enumerate(sweep.by_place())]
+    rows = [_row(sweep, place, trials) for place, trials in enumerate(sweep.by_place())]
     return sorted(rows, key=lambda row: (row.state != 'complete', row.value is None,
                                          sign * (row.value or 0.0), row.place))
 
 
-def _row(place: int, trials: list[FrozenTrial]) -> Row:
+def _row(sweep: Sweep, place: int, trials: list[FrozenTrial]) -> Row:
     if not trials:
-        return Row(place, 'waiting', None, [], {}, None, '', {})
+        return Row(place, 'waiting', None, [], {}, None, '', '', {})
     served = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     trial = (served or trials)[-1]
     state, reason = trial.state.name.lower(), trial.user_attrs.get('reason', '')
     if trial.state is TrialState.FAIL:
-        state = 'failed' if given_up(trials) else STOPPED
+        state = 'failed' if sweep.given_up(trials) else STOPPED
         reason = reason or f'its worker died, {len(trials)} times'
     spent = [(each.datetime_complete - each.datetime_start).total_seconds() / 60
              for each in trials if each.datetime_complete and each.datetime_start
              and not (each.state is TrialState.FAIL and 'reason' not in each.user_attrs)]
     return Row(place, state, trial.value, trial.user_attrs.get('values', []),
                trial.user_attrs.get('settings', {}), sum(spent) if spent else None,
-               reason if state in ('failed', STOPPED) else '', trial.intermediate_values)
+               reason if state in ('failed', STOPPED) else '', trial.user_attrs.get('folder', ''),
+               trial.intermediate_values)
 
 
 def interval(values: list[float]) -> float | None:
@@ -80,13 +82,14 @@ def _csv(rows: list[Row], names: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['trial', 'state', 'value', 'sd', 'confidence_95', 'values', *names, 'minutes',
-                     'reason'])
+                     'reason', 'folder'])
     for row in rows:
         sd = statistics.stdev(row.values) if len(row.values) > 1 else None
         writer.writerow([row.place, row.state, row.value, sd, interval(row.values),
                          ' '.join(map(str, row.values)),
                          *(row.settings.get(name) for name in names),
-                         None if row.minutes is None else round(row.minutes, 2), row.reason])
+                         None if row.minutes is None else round(row.minutes, 2), row.reason,
+                         row.folder])
     return text.getvalue()
 
 
@@ -104,7 +107,7 @@ def headline(sweep: Sweep, rows: list[Row]) -> str:
 def _sections(sweep: Sweep, rows: list[Row], names: list[str], folder: Path
               ) -> Iterator[tuple[str, str]]:
     done = [row for row in rows if row.state == 'complete']
-    yield 'Best trials', _best(done, names, folder)
+    yield 'Best trials', _best(done, names)
     if done:
         yield 'What matters', _importances(sweep, done)
         yield 'Settings and results', _parallel(sweep, done, names)
@@ -119,7 +122,7 @@ def _sections(sweep: Sweep, rows: list[Row], names: list[str], folder: Path
         if what != 'config'])
 
 
-def _best(done: list[Row], names: list[str], folder: Path) -> str:
+def _best(done: list[Row], names: list[str]) -> str:
     if not done:
         return paragraph('No trial is complete yet.')
     several = any(len(row.values) > 1 for row in done)
@@ -130,8 +133,8 @@ def _best(done: list[Row], names: list[str], folder: Path) -> str:
               *(_text(row.settings.get(name)) for name in names), f'{row.minutes:.1f}']
              for row in done[:SHOWN]]
     return table(header, lines, numbers=set(header)) + paragraph(
-        f'Their runs are in {folder}/trials, one for each seed; '
-        'python -m experiments.compare shows them side by side.')
+        f'Their runs are in trials/NUMBER of {", ".join(sorted({row.folder for row in done}))}, '
+        'one for each seed; python -m experiments.compare shows them side by side.')
 
 
 def _importances(sweep: Sweep, done: list[Row]) -> str:
@@ -145,8 +148,10 @@ def _importances(sweep: Sweep, done: list[Row]) -> str:
     found = optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
     if not found:
         return paragraph('No setting is varied in all trials.')
+    left_out = [dimension.key for dimension in sweep.plan.space if dimension.key not in found]
     return picture(draw_bars('Importance', 'share of the variance of the results', found),
-                   'Importance of each setting')
+                   'Importance of each setting') + paragraph(
+        f'Not in every trial, and left out: {", ".join(left_out)}.' if left_out else '')
 
 
 def _parallel(sweep: Sweep, done: list[Row], names: list[str]) -> str:

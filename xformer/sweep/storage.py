@@ -9,6 +9,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from xformer.config import UserError
@@ -16,6 +17,7 @@ from xformer.console import say
 
 AWAY_SECONDS = 300.0  # that a database may be away
 RETRY_SECONDS = 2.0
+TRIES = 3  # at making the tables
 
 
 def _patient(method: Callable) -> Callable:
@@ -41,8 +43,7 @@ def storage_of(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         return JournalStorage(JournalFileBackend(str(folder / 'journal.log')))
     try:
-        storage = optuna.storages.get_storage(RDBStorage(
-            url, engine_kwargs={'poolclass': NullPool}))  # nothing stays open between questions
+        storage = optuna.storages.get_storage(_database(url))
     except Exception as error:  # of any database driver
         reason = str(error).strip().splitlines()[0]
         raise UserError(f'cannot use --storage={_without_password(url)} ({reason}); check the URL '
@@ -51,6 +52,17 @@ def storage_of(url: str | None, folder: Path) -> BaseStorage:
     for name in BaseStorage.__abstractmethods__:  # all that is asked of a storage
         setattr(storage, name, _patient(getattr(storage, name)))
     return storage
+
+
+def _database(url: str) -> RDBStorage:
+    """Workers that come to a new database at once all make its tables: the late ones try again."""
+    for _ in range(TRIES):
+        try:
+            return RDBStorage(url, engine_kwargs={'poolclass': NullPool})  # nothing stays open
+        except (IntegrityError, ProgrammingError, StorageInternalError) as error:
+            late = error
+            time.sleep(RETRY_SECONDS)
+    raise late
 
 
 def _without_password(url: str) -> str:

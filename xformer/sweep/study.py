@@ -2,7 +2,8 @@
 
 A sweep has places 0 ... N - 1. Each is served by one trial; where its worker died the trial is
 marked as failed, and the place gets another with the same parameters, which goes on in the same run
-folders. A worker is alive as long as its trial's `beat` changes: journals have no heartbeat of
+folders. So does a place whose runs failed when a worker is started anew: what was wrong may have
+been mended. A worker is alive as long as its trial's `beat` changes: journals have no heartbeat of
 their own, and one that counts needs no clocks that agree.
 """
 
@@ -22,6 +23,7 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from xformer.config import Config, UserError, to_json
+from xformer.console import say
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
 BEAT_SECONDS = 5.0
@@ -82,6 +84,7 @@ class Sweep:
     storage: optuna.storages.BaseStorage
     study_id: int
     plan: Plan
+    _forgiven: set[int]  # numbers of the trials that had failed when this worker joined
     _mine: set[int] = field(default_factory=set)  # ids of the trials that this process serves
     _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)  # beats, and when they came
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -106,7 +109,11 @@ class Sweep:
             for trial in self.trials():
                 if trial.state is TrialState.WAITING and self._take(trial):
                     self._mine.add(trial._trial_id)
-                    return optuna.Trial(self.study, trial._trial_id)
+                    study = optuna.load_study(
+                        study_name=self.study.study_name, storage=self.storage,
+                        sampler=_sampler(self.plan, trial.user_attrs['place']),
+                        pruner=_pruner(self.plan))
+                    return optuna.Trial(study, trial._trial_id)
         return None
 
     def _take(self, trial: FrozenTrial) -> bool:
@@ -150,15 +157,23 @@ class Sweep:
         """A trial that waits for every place that has none to hope for."""
         for place, trials in enumerate(self.by_place()):
             hopeful = any(trial.state in HOPEFUL for trial in trials)
-            if not hopeful and not given_up(trials):
+            if not hopeful and not self.given_up(trials):
                 params = self.plan.params(place) or _chosen(trials)
                 self.study.enqueue_trial(params, user_attrs={'place': place})
 
     def finished(self) -> bool:
         """Whether every place is served to the end, or given up."""
-        return all(given_up(trials) or any(
+        return all(self.given_up(trials) or any(
             trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
             for trials in self.by_place())
+
+    def given_up(self, trials: list[FrozenTrial]) -> bool:
+        """Whether the trials of a place have shown that it cannot be served, since this worker
+        joined or, where that was final, before."""
+        failed = [trial.user_attrs.get('reason') for trial in trials
+                  if trial.state is TrialState.FAIL and trial.user_attrs.get('reason') != STOPPED
+                  and trial.number not in self._forgiven]
+        return any(failed) or len(failed) >= ATTEMPTS
 
     def settings(self, trial: optuna.Trial) -> Settings:
         """What the trial sets, as its sampler chooses."""
@@ -166,14 +181,17 @@ class Sweep:
                            lambda dimension: dimension.suggested(trial))
 
     def end(self, trial: optuna.Trial, state: TrialState, value: float | None = None,
-            reason: str = '') -> bool:
+            reason: str = '', final: bool = False) -> bool:
         """Mark a trial of ours; a failed one with a `reason` is not tried again, or, where that is
-        STOPPED, as often as it takes. False if another worker took it for dead."""
+        STOPPED, as often as it takes; `final` goes for workers to come, too. False if another
+        worker took it for dead."""
         with self._lock:
             self._mine.discard(trial._trial_id)
         try:
             if reason:
                 self.storage.set_trial_user_attr(trial._trial_id, 'reason', reason)
+            if final:
+                self.storage.set_trial_user_attr(trial._trial_id, 'final', True)
             self.storage.set_trial_state_values(
                 trial._trial_id, state, None if value is None else [value])
         except UpdateFinishedTrialError:
@@ -186,14 +204,20 @@ class Sweep:
         done = threading.Event()
 
         def beat() -> None:
-            count = 0
+            count, heard = 0, True
             while not done.wait(BEAT_SECONDS):
                 count += 1
                 for trial in list(self._mine):
                     try:
                         self.storage.set_trial_user_attr(trial, 'beat', count)
+                        heard = True
                     except UpdateFinishedTrialError:  # it has ended, or was taken for dead
                         self._mine.discard(trial)
+                    except Exception as error:  # a full disk, a database away: not for ever
+                        if heard:
+                            say(f'cannot show the other workers that this one is alive ({error}); '
+                                f'trying on every {BEAT_SECONDS:g} s')
+                        heard = False
 
         thread = threading.Thread(target=beat, name='beat', daemon=True)
         thread.start()
@@ -213,13 +237,6 @@ def _chosen(trials: list[FrozenTrial]) -> dict[str, Any]:
     if not trials:
         return {}
     return trials[-1].system_attrs.get('fixed_params', {}) | trials[-1].params
-
-
-def given_up(trials: list[FrozenTrial]) -> bool:
-    """Whether the trials of a place have shown that it cannot be served."""
-    failed = [trial.user_attrs.get('reason') for trial in trials
-              if trial.state is TrialState.FAIL and trial.user_attrs.get('reason') != STOPPED]
-    return any(failed) or len(failed) >= ATTEMPTS
 
 
 @functools.cache
@@ -254,21 +271,25 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str) -> Sweep:
         study.set_user_attr('plan', plan.to_row())
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
-    study.sampler, study.pruner = _sampler(plan), _pruner(plan)
     there = study.user_attrs.get('plan') or plan.to_row()  # its maker may be about to say
     for what, value in plan.to_row().items():
         if there[what] != value:
             raise UserError(f'the sweep {name} has another {what}: {there[what]!r} there, '
                             f'{value!r} here; choose another --workdir, or the same to go on')
-    return Sweep(study, storage, storage.get_study_id_from_name(name), plan)
+    failed = {trial.number for trial in study.get_trials(deepcopy=False)
+              if trial.state is TrialState.FAIL and not trial.user_attrs.get('final')}
+    return Sweep(study, storage, storage.get_study_id_from_name(name), plan, failed)
 
 
-def _sampler(plan: Plan) -> optuna.samplers.BaseSampler:
+def _sampler(plan: Plan, place: int) -> optuna.samplers.BaseSampler:
     if plan.sampler == 'tpe':  # workers at once should not all try the same
-        return optuna.samplers.TPESampler(constant_liar=True)
+        return optuna.samplers.TPESampler(constant_liar=True,
+                                          seed=plan.sampler_seed * plan.trials + place)
     return optuna.samplers.RandomSampler()  # asked for nothing: parameters are set beforehand
 
 
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
-    return {'none': optuna.pruners.NopPruner, 'median': optuna.pruners.MedianPruner,
-            'hyperband': optuna.pruners.HyperbandPruner}[plan.pruner]()
+    if plan.pruner == 'hyperband':  # its least budget is what the first measurement has had
+        return optuna.pruners.HyperbandPruner(min_resource=plan.config.train.eval_every,
+                                              max_resource=plan.config.train.steps)
+    return {'none': optuna.pruners.NopPruner, 'median': optuna.pruners.MedianPruner}[plan.pruner]()

@@ -4,6 +4,7 @@ their own."""
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from xformer.train.telemetry import best_row, read_rows
 POLL_SECONDS = 0.5
 TAKEN = 'another worker took it over'
 SAVED = 75  # the exit code of training that was asked to stop
+NOT_FINITE = 3  # and where its loss is no number any more
 
 
 def entry_point(command: str) -> list[str]:
@@ -35,9 +37,9 @@ def entry_point(command: str) -> list[str]:
 class Ended(Exception):
     """A trial that ended without a value."""
 
-    def __init__(self, state: TrialState, reason: str = ''):
+    def __init__(self, state: TrialState, reason: str = '', final: bool = False):
         super().__init__(reason)
-        self.state, self.reason = state, reason
+        self.state, self.reason, self.final = state, reason, final
 
 
 class Runner:
@@ -72,7 +74,8 @@ class Runner:
             values = self._values(trial, place)
             trial.set_user_attr('values', values)
         except Ended as ended:
-            self._sweep.end(trial, ended.state, self._last_value(trial, ended), ended.reason)
+            self._sweep.end(trial, ended.state, self._last_value(trial, ended), ended.reason,
+                            ended.final)
             self._say(f'trial {place}: {ended.reason or ended.state.name.lower()}')
             return
         except UpdateFinishedTrialError:
@@ -97,6 +100,7 @@ class Runner:
         except UserError as error:
             raise Ended(TrialState.FAIL, str(error)) from None
         trial.set_user_attr('settings', settings)
+        trial.set_user_attr('folder', f'{socket.gethostname()}:{self._folder.resolve()}')
         return [self._trained(trial, self._folder / 'trials' / f'{place:04}' / f'seed-{seed}',
                               settings | {'train.seed': plan.config.train.seed + seed}, seed == 0)
                 for seed in range(plan.seeds)]
@@ -116,10 +120,9 @@ class Runner:
             if reports and trial.should_prune():
                 raise Ended(TrialState.PRUNED)
 
-        while is_held(folder) and not self._stop.wait(POLL_SECONDS):
-            pass  # what a worker that died has begun ends by itself
-        self._run(trial, folder, 'train', [f'--config={self._folder / "base.json"}', *flags,
-                                           f'--workdir={folder}'], watch)
+        command = [f'--config={self._folder / "base.json"}', *flags, f'--workdir={folder}']
+        while not self._train(trial, folder, command, watch):
+            pass
         report()
         best = best_row(read_rows(folder / 'metrics.jsonl'), self._sweep.plan.metric)
         if best:
@@ -129,13 +132,26 @@ class Runner:
                       'evaluate alone, after training')
         return self._evaluated(trial, folder, name.removeprefix('dev/'))
 
+    def _train(self, trial: optuna.Trial, folder: Path, command: list[str],
+               watch: Callable[[], None]) -> bool:
+        """Train, or False where what a worker that died had begun was first in the folder."""
+        while is_held(folder) and not self._stop.wait(POLL_SECONDS):
+            pass  # it ends by itself
+        try:
+            self._run(trial, folder, 'train', command, watch)
+        except Ended:
+            if self._stop.is_set() or not self._sweep.is_ours(trial) or not is_held(folder):
+                raise
+            return False
+        return True
+
     def _evaluated(self, trial: optuna.Trial, folder: Path, name: str) -> float:
         """What experiments.evaluate measures of the best checkpoint."""
         self._run(trial, folder, 'evaluate', [f'--model={folder}', '--split=dev'])
         metrics = json.loads((folder / 'eval' / 'dev.json').read_text())['metrics']
-        if name not in metrics:
-            raise Ended(TrialState.FAIL, f'--metric=dev/{name} is measured neither in training '
-                        f'nor by evaluate, which has {", ".join(metrics)}')
+        if name not in metrics:  # nor will it be in any other trial
+            raise UserError(f'--metric=dev/{name} is measured neither in training nor by evaluate, '
+                            f'which has {", ".join(metrics)}; choose another, and a --workdir')
         return metrics[name]
 
     def _run(self, trial: optuna.Trial, folder: Path, command: str, flags: list[str],
@@ -160,7 +176,8 @@ class Runner:
             lines = log.read_text(errors='replace').strip().splitlines()
             said = lines[-1] if lines else 'nothing'
             reason = f'{command} exited with {child.returncode} and said: {said} ({log})'
-            raise Ended(TrialState.FAIL, reason if child.returncode > 0 else '')
+            raise Ended(TrialState.FAIL, reason if child.returncode > 0 else '',
+                        final=child.returncode == NOT_FINITE)
 
     def _wait(self, child: subprocess.Popen, trial: optuna.Trial, watch: Callable[[], None]
               ) -> None:
