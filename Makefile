@@ -40,7 +40,7 @@ bench: $(VENV)/bench-ready
 	@$(RUN) -m benchmarks.run --suite=train-g2p
 
 parity: $(VENV)/bench-ready
-	@$(RUN) -m pytest tests/interop/test_parity.py tests/interop/test_generation.py
+	@$(RUN) -m pytest tests/interop
 
 bench-gpu:
 	@$(PYTHON) -m benchmarks.gpu

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
     reading.check_output(values.output)
     from xformer.interop.folder import is_checkpoint
+    from xformer.interop.sentences import read_sentences, transformer_folder
     imported = is_checkpoint(Path(values.model))
     for flag in ('family', 'pool'):
         if imported and values[flag].present:
@@ -60,8 +61,13 @@ def main(argv: list[str]) -> None:
     finally:
         shutil.rmtree(part, ignore_errors=True)  # where it could not be finished
     _print_written(output, made)
-    if not imported and all(map(importlib.util.find_spec, ('torch', 'transformers'))):
-        print(f'parity      {_apart(run, output, made, values.pool):.1e} '
+    if imported and (vectors := read_sentences(Path(values.model))):
+        unit = ' and made unit' if vectors.unit else ''
+        say(f'what the run cannot say: how sentence-transformers makes vectors of it '
+            f'({vectors.pool}{unit}); give embed the folder itself')
+    if all(map(importlib.util.find_spec, ('torch', 'transformers'))):
+        theirs = transformer_folder(Path(values.model)) if imported else output
+        print(f'parity      {_apart(run, theirs, made, values.pool):.1e} '
               '(largest difference from PyTorch ÷ largest output)')
 
 

@@ -321,7 +321,7 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
 # of a model, what need not be as it was when training begins with another's parameters
 _FREE = {f'model.{name}' for name in (
     'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
-    'num_labels', 'pooler', 'pooler_activation')}
+    'num_labels', 'pooler')}
 _LAYERS = {'model.num_encoder_layers', 'model.num_decoder_layers'}
 _TOKENIZER = {f'data.{name}' for name in (
     'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}
@@ -334,6 +334,10 @@ def adapted(config: Config, source: Config, only_tokenizer: bool = False
     A student (train.teacher) may have fewer layers than what it begins with.
     """
     free = _FREE | (_LAYERS if config.train.teacher else set())
+    if not (config.model.pooler and source.model.pooler):
+        free = free | {'model.pooler_activation'}
+    if source.model.positions != 'learned':  # the others have no last one
+        free = free | {'model.max_length'}
     architecture = {name for name in leaves() if name.startswith('model.')} - free
     taken = _TOKENIZER if only_tokenizer else architecture | _TOKENIZER
     changes = {name: value for name, (_, value) in diff(config, source).items() if name in taken}

@@ -68,7 +68,7 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
         for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
     model = build(config)
     if found.aside:
-        say(f'{found.folder} says what is neither understood nor needed here, and left aside: '
+        say(f'{found.folder} says what is not understood here, and left aside: '
             + ', '.join(found.aside))
     return Run(folder, config, {'data_fingerprint': ''}, tokenizers, model,
                read_checkpoint(found, model, say), found.name)

@@ -79,8 +79,10 @@ def test_the_same_parameters_in_another_form(form, bert):
     assert found.unused({path: leaf.shape for path, leaf in by_path(ours).items()}) == []
 
 
-def test_bert_of_masked_tokens_keeps_its_head_for_next_sentences(bert):
-    found = open_checkpoint(bert('masked', {'architectures': ['BertForMaskedLM']}))
+@pytest.mark.parametrize('form', ['', 'gamma and beta'])  # the published ones have both
+def test_bert_of_masked_tokens_keeps_its_head_for_next_sentences(form, bert):
+    others, _ = FORMS[form](read('bert')[1]) if form else ({}, {})
+    found = open_checkpoint(bert('masked', {'architectures': ['BertForMaskedLM']}, others))
     assert found.config.data.objective == 'mlm_nsp' and found.config.model.pooler
     assert same(params(found.folder), params(bert()))
     alone = bert('alone', {'architectures': ['BertForMaskedLM']},
@@ -195,6 +197,27 @@ def test_the_output_of_t5_is_tied_or_not_as_the_tensors_are(tmp_path):
             name: table, 'lm_head.weight': output})
         assert config_in(folder).model.tie_embeddings == tie
         assert np.array_equal(params(folder)['embedding'], table)
+
+
+def test_relative_positions_have_no_last_one(tmp_path):
+    config, tensors, _, _ = read('t5')
+    for given in ({'n_positions': 512}, {}):
+        others = {name: value for name, value in config.items() if name != 'n_positions'}
+        folder = make_folder(tmp_path / str(len(given)), others | given, tensors)
+        assert config_in(folder).model.max_length == 4096
+
+
+@pytest.mark.parametrize('said', [
+    {'rope_scaling': {'type': 'linear', 'factor': 4.0}},
+    {'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}, 'rope_parameters': None},
+    {'rope_parameters': {'type': 'linear', 'factor': 4.0}}])
+def test_rotary_positions_that_are_scaled_are_refused(said, tmp_path):
+    config, tensors, _, _ = read('llama')
+    with pytest.raises(UserError, match='scaled rotary positions .* are not supported'):
+        open_checkpoint(make_folder(tmp_path / 'scaled', config | said, tensors))
+    plain = config | {'rope_parameters': None, 'rope_theta': 500.0,
+                      'rope_scaling': {'rope_type': 'default'}}
+    assert config_in(make_folder(tmp_path / 'plain', plain, tensors)).model.rotary_base == 500.0
 
 
 def test_a_model_of_no_family_is_refused_with_the_reason_of_each(tmp_path):

@@ -145,18 +145,26 @@ def test_what_holds_no_floats_is_refused_when_it_is_asked_for(tmp_path):
 def test_a_pickle_is_refused_with_the_command_that_converts_it(name, tmp_path):
     (tmp_path / name).write_bytes(b'cos\nsystem\n(S"exit 1"\ntR.')
     with pytest.raises(UserError, match=f'{name} is a pickle, which can run code.*python -c "import'
-                                        f' torch, safetensors.torch.*weights_only=True'):
+                                        ' glob, torch, safetensors.torch.*weights_only=True'):
         Tensors(tmp_path)
 
 
-def test_that_command_works(tmp_path):
+@pytest.mark.parametrize('names', [
+    ['x.bin'], ['pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin']])
+def test_that_command_works(names, tmp_path):
     torch = pytest.importorskip('torch')
-    torch.save({'a': torch.ones(2, 3), 'b': torch.ones(2, 3)[:, 1:]}, tmp_path / 'x.bin')
+    torch.save({'optimizer': 1}, tmp_path / 'zoptimizer.pt')  # not what is wanted
+    parts = {'a': torch.ones(2, 3), 'c': torch.ones(2, 3).T}, {'b': torch.ones(2, 3)[:, 1:]}
+    if len(names) == 1:
+        parts = [parts[0] | parts[1]]
+    for name, part in zip(names, parts, strict=True):
+        torch.save(part, tmp_path / name)
     with pytest.raises(UserError) as refused:
         Tensors(tmp_path)
     command = str(refused.value).split('convert it with: python ')[1]
     subprocess.run(f'{sys.executable} {command}', shell=True, check=True)
-    assert Tensors(tmp_path)['b'].shape == (2, 2)
+    found = Tensors(tmp_path)
+    assert {name: found[name].shape for name in found} == {'a': (2, 3), 'b': (2, 2), 'c': (3, 2)}
 
 
 def test_nothing_there(tmp_path):

@@ -361,11 +361,16 @@ def test_a_sentencepiece_model_cuts_as_sentencepiece_does(kind, options):
     assert [library.decode(row) for row in ids] == oracle.decode(ids)
 
 
-def test_llama_reads_as_sentencepiece_did_unless_it_says_otherwise(tmp_path):
-    family = KINDS['llama'](tmp_path)
-    replaced(tmp_path, 'tokenizer_config.json', legacy=True, add_eos_token=True)
+@pytest.mark.parametrize('options', [
+    {'legacy': None}, {'legacy': True, 'add_eos_token': True}, {'add_prefix_space': False}],
+    ids=str)
+@pytest.mark.parametrize('kind', ['llama', 'llama_prepend'])
+def test_llama_puts_spaces_where_transformers_does(kind, options, tmp_path):
+    family = KINDS[kind](tmp_path)
+    replaced(tmp_path, 'tokenizer_config.json', **options)
     tokenizers = read(tmp_path, family)
-    oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'tokenizer.model'))
-    assert tokenizers.template == Template((1,), (2, 1), (2,))
-    assert tokenizers.source.encode_batch(ODD) == oracle.encode(ODD)
-    assert tokenizers.source.encode(' ta') != tokenizers.source.encode('ta')
+    oracle, texts = theirs(tmp_path), [*ODD, *NAMES]
+    assert tokenizers.source.encode_batch(texts) == oracle(
+        texts, add_special_tokens=False)['input_ids']
+    if 'add_eos_token' in options and kind == 'llama':
+        assert tokenizers.template == Template((1,), (2, 1), (2,))

@@ -16,6 +16,8 @@ from tokenizers import (
     trainers,
 )
 
+from xformer.interop.vocabularies import from_proto, parse_proto
+
 ODD = ['', ' ', '   ', '\n', ' a', 'a ', '  two  spaces ', ' a\u00a0b  c\n\n\td', 'naïve café',
        'NAÏVE É', 'e\u0301', 'ﬁ ｆｕｌｌ Å', '👩\u200d👩\u200d👧 ♥\ufe0f', '東京 т', 'a東b',
        '\u202eright', '\0\x7f\x1c', "I'll we're  ", '\ufffd', '▁', ' ▁a▁', 'don’t ``quote\'\'',
@@ -158,6 +160,19 @@ def llama(folder: Path) -> str:
         'legacy': False}})
 
 
+def llama_prepend(folder: Path) -> str:
+    """Llama 2's tokenizer.json, whose normalizer transformers does not take as it is."""
+    llama(folder)
+    library = from_proto(parse_proto((folder / 'tokenizer.model').read_bytes()))
+    library.post_processor = processors.TemplateProcessing(
+        single='<s> $A', pair='<s> $A <s>:1 $B:1', special_tokens=[('<s>', 1)])
+    library.add_special_tokens(['<unk>', '<s>', '</s>'])
+    (folder / 'tokenizer.model').unlink()
+    return _write(folder, 'llama', {'tokenizer.json': library.to_str(), 'tokenizer_config.json': {
+        'tokenizer_class': 'LlamaTokenizerFast', 'bos_token': '<s>', 'eos_token': '</s>',
+        'unk_token': '<unk>', 'legacy': True}})
+
+
 def _t5_pieces(rules: str, **options) -> bytes:
     return pieces('unigram', pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
                   normalization_rule_name=rules, **options)
@@ -201,5 +216,5 @@ def marian(folder: Path, rules: str = 'identity') -> str:
 
 
 KINDS = {make.__name__: make for make in (
-    bert, cased_distilbert, electra_json, roberta, bart_json, gpt2, llama_json, llama, t5, mt5,
-    albert, xlm_roberta, marian)}
+    bert, cased_distilbert, electra_json, roberta, bart_json, gpt2, llama_json, llama,
+    llama_prepend, t5, mt5, albert, xlm_roberta, marian)}

@@ -172,6 +172,17 @@ def test_a_head_begins_with_a_pretrained_encoder():
     assert {group for what, group, _ in table if what == 'new'} == {'head/kernel', 'head/bias'}
 
 
+def test_what_begins_with_a_pooler_has_its_activation_and_positions_without_end_any_length():
+    common = override(config_of('classify'), {'model.pooler': True, 'model.positions': 'learned'})
+    source = override(common, {'model.pooler_activation': 'relu', 'model.max_length': 77})
+    config = override(common, {'model.max_length': 99})
+    _, changes = adapted(config, source)
+    assert changes == {'model.pooler_activation': 'relu', 'model.max_length': 77}
+    _, changes = adapted(override(config, {'model.pooler': False}),
+                         override(source, {'model.positions': 'sinusoidal'}))
+    assert changes == {'model.positions': 'sinusoidal'}
+
+
 def test_other_shapes_are_new_and_said_to_be():
     own = {'a': {'b': jnp.zeros((2, 3))}, 'c': {'d': jnp.zeros(2)}}
     given = {'a': {'b': jnp.ones((2, 4))}, 'c': {'d': jnp.ones(2)}}

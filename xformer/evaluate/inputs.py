@@ -57,6 +57,10 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
             room = most - (len(row) - sum(map(len, sides)))
             sides = shortened(*sides, room) if len(sides) == 2 else [sides[0][:room]]
             row = template.row(sides)
+        if (highest := max(row)) >= config.model.vocab_size:
+            [token] = tokenizers.source.tokens([highest])
+            raise UserError(f'input {number} has {token!r}, of which the model has no embedding; '
+                            'leave it out')
         second = len([*template.before, *sides[0], *template.between]) if len(sides) == 2 else None
         encoded.append(Text(row, second))
     if cut:

@@ -102,12 +102,16 @@ class Checkpoint:
     def name_of(self, name: str) -> str | None:
         """The name in the file, which may be that of older files for norms or, of the token
         embeddings, one of the others that they go by."""
-        stem, _, part = name.rpartition('.')
-        older = f'{stem}.{ {"weight": "gamma", "bias": "beta"}.get(part, part)}'
-        found = next((each for each in (name, older) if each in self.tensors), None)
+        found = _new_or_old(name, self.tensors)
         if found is None and name == self.embedding:
             found = next((each for each in self.tied if each in self.tensors), None)
         return found
+
+
+def _new_or_old(name: str, tensors: Tensors) -> str | None:
+    stem, _, part = name.rpartition('.')
+    older = f'{stem}.{ {"weight": "gamma", "bias": "beta"}.get(part, part)}'
+    return next((each for each in (name, older) if each in tensors), None)
 
 
 def _short(name: str, family: Family, bare: bool) -> str:
@@ -206,7 +210,8 @@ def _as_its_tensors_say(name: str, family: Family, tensors: Tensors, sentences: 
     other = 'none' if sentences else 'mlm_nsp' if named == 'mlm' else named
     found = next((each for each, architecture in family.architectures.items()
                   if architecture.objective == other and all(
-                      place.name in tensors for place in architecture.head.values())), name)
+                      _new_or_old(place.name, tensors) for place in architecture.head.values())),
+                 name)
     return found if other != named else name
 
 

@@ -56,7 +56,9 @@ def read_task(folder: Path, task: str) -> tuple[str, str, dict[str, Any]]:
             for about in every.values())):
         raise UserError(f'{folder / "config.json"} has task_specific_params that are no settings '
                         'by task; restore it from a copy')
-    names = [name for name in every if name == task or name.startswith(_TASKS.get(task, '\0'))]
+    exact = _TASKS.get(task, task)
+    names = [exact] if exact in every else [
+        name for name in every if name.startswith(_TASKS.get(task, '\0'))]
     kind = next((ours for ours, begins in _TASKS.items()
                  if task == ours or task in names and task.startswith(begins)), None)
     if kind is None:

@@ -17,9 +17,11 @@ from xformer.config import UserError
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 FLOATS = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': ml_dtypes.bfloat16}
+PICKLES = 'pytorch_model*.bin'
 SHARD_BYTES = 5 * 10**9
-_CONVERT = ("python -c \"import torch, safetensors.torch as s; s.save_file({{k: v.clone() for k, v "
-            "in torch.load('{0}', weights_only=True).items()}}, '{1}')\"")
+_CONVERT = ("python -c \"import glob, torch, safetensors.torch as s; s.save_file({{k: "
+            "v.contiguous().clone() for f in sorted(glob.glob('{0}')) for k, v in "
+            "torch.load(f, weights_only=True).items()}}, '{1}')\"")
 
 
 class Tensors:
@@ -64,11 +66,12 @@ def _files(folder: Path) -> list[tuple[Path, set[str]]]:
         return [(folder / SINGLE, set())]
     if (folder / INDEX).is_file():
         return _indexed(folder)
-    for path in sorted(folder.glob('*')):
+    published = sorted(folder.glob(PICKLES))  # one, or its parts
+    for path in published or sorted(folder.glob('*')):
         if path.suffix in ('.bin', '.pt', '.pth', '.ckpt') and path.name != 'training_args.bin':
             raise UserError(f'{path} is a pickle, which can run code when it is opened; where '
-                            'PyTorch is, convert it with: '
-                            + _CONVERT.format(path, folder / SINGLE))
+                            'PyTorch is, convert it with: ' + _CONVERT.format(
+                                folder / PICKLES if published else path, folder / SINGLE))
     raise UserError(f'{folder} holds neither {SINGLE} nor {INDEX}; give the folder of a checkpoint')
 
 

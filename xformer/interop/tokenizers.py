@@ -4,6 +4,7 @@ Ids are those that transformers gives. A tokenizer.json says how text is cut; wh
 tokens are for stands in special_tokens_map.json, tokenizer_config.json and config.json.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from xformer.data.tokenizers import (
 )
 from xformer.interop.vocabularies import (
     Declared,
+    as_llama,
     missing,
     read_albert,
     read_byte_bpe,
@@ -87,6 +89,8 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     library = _read_library(path) if path.is_file() else about.read(declared)
     if path.is_file():
         _check_same(declared, library)
+        if _is_llamas(library, declared):
+            library = as_llama(library, declared)
     _add_declared(declared, library)
     known = library.get_vocab()
     marked = {token.content for token in library.get_added_tokens_decoder().values()}
@@ -98,6 +102,15 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     _place(library, about, names, declared, path.is_file())
     tokenizer = PublishedTokenizer(library.to_str().encode(), special)
     return Tokenizers(tokenizer, tokenizer, template=template_of(library, folder))
+
+
+def _is_llamas(library: Tokenizer, declared: Declared) -> bool:
+    """Whether it puts a space before texts, as the files of Llama and Llama 2 do."""
+    said = json.loads(library.to_str())
+    steps, cut = said['normalizer'] or {}, said['pre_tokenizer'] or {}
+    kinds = {step.get('type') for step in (*steps.get('normalizers', [steps]), cut)}
+    return (declared.option('tokenizer_class', '') in ('LlamaTokenizer', 'LlamaTokenizerFast')
+            and not kinds.isdisjoint({'Prepend', 'Metaspace'}))
 
 
 def _read_library(path: Path) -> Tokenizer:

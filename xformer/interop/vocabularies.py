@@ -108,17 +108,21 @@ def read_xlm_roberta(declared: Declared) -> Tokenizer:
 
 
 def read_llama(declared: Declared) -> Tokenizer:
-    """tokenizer.model, read as sentencepiece reads it; with the option legacy=false a text that
-    begins with a space gets no second one."""
+    """tokenizer.model, cut `as_llama`."""
     proto = read_proto(_file(declared.folder, 'tokenizer.model'))
     if proto.trainer_spec.model_type != _BPE:
         raise UserError(f'{declared.folder}/tokenizer.model is no byte-pair encoding, as Llama has '
                         'it; give the file of the model')
-    library = from_proto(proto)
-    if not declared.option('legacy', True):
-        library.normalizer = None
-        library.pre_tokenizer = pre_tokenizers.Metaspace(
-            SPACE, 'first' if declared.option('add_prefix_space', True) else 'never', split=False)
+    return as_llama(from_proto(proto), declared)
+
+
+def as_llama(library: Tokenizer, declared: Declared) -> Tokenizer:
+    """As transformers' LlamaTokenizer cuts, whatever its files say: a text that begins with no
+    space is given one, and with the option legacy=true so is what follows a special token."""
+    prefix = 'always' if declared.option('legacy', False) else 'first'
+    library.normalizer = None
+    library.pre_tokenizer = pre_tokenizers.Metaspace(
+        SPACE, prefix if declared.option('add_prefix_space', True) else 'never', split=False)
     return library
 
 

@@ -85,9 +85,11 @@ def resolve(config: Config, corpus: Corpus) -> Config:
     """The configuration with the vocabulary size, special tokens and number of labels of the
     tokenizers, where it gives none."""
     size = corpus.tokenizers.vocab_size
-    if 0 < config.model.vocab_size < size:
-        raise UserError(f'model.vocab_size={config.model.vocab_size} is less than the {size} '
-                        'tokens of the tokenizer; leave it at 0 to take that')
+    if 0 < config.model.vocab_size < size and (
+            highest := _highest_id(config, corpus)) >= config.model.vocab_size:
+        raise UserError(f'model.vocab_size={config.model.vocab_size} is too few for the data, '
+                        f'which have token {highest} of the {size} of the tokenizer; leave it at '
+                        '0 to take that')
     chooses = config.data.objective in CHOOSING
     labels = len(corpus.tokenizers.labels) if chooses else 0
     if config.model.num_labels not in (0, labels):
@@ -99,6 +101,17 @@ def resolve(config: Config, corpus: Corpus) -> Config:
     return override(config, {'model.vocab_size': config.model.vocab_size or size,
                              'model.num_labels': config.model.num_labels or labels,
                              **{f'model.{name}': value for name, value in ids.items()}})
+
+
+def _highest_id(config: Config, corpus: Corpus) -> int:
+    """That training may meet: some tokenizers, as BART's of summaries, have tokens that their
+    models have no place for, and no text has."""
+    special = corpus.tokenizers.special
+    if config.data.objective not in ('pairs', 'lm', *CHOOSING):  # these make tokens of their own
+        return corpus.tokenizers.vocab_size - 1
+    return max(special.pad, special.bos, special.eos, *(
+        int(column.ids.max()) for store in corpus.stores.values()
+        for column in store.columns.values() if len(column.ids)))
 
 
 def _check_best_by(config: Config, steps: Steps, batch: dict[str, np.ndarray]) -> None:

@@ -20,10 +20,9 @@ _BLOCK = {
 def _adjust(theirs: Theirs) -> Theirs:
     """Newer files keep what belongs to rotary positions together."""
     rope = theirs.get('rope_parameters') or {}
-    kind = rope.get('rope_type', 'default')
-    if kind != 'default' or theirs.get('rope_scaling'):
-        raise UserError(f'scaled rotary positions ({theirs.get("rope_scaling") or rope}) are not '
-                        'supported')
+    for scaling in (rope, theirs.get('rope_scaling') or {}):
+        if scaling.get('rope_type', scaling.get('type', 'default')) != 'default':
+            raise UserError(f'scaled rotary positions ({scaling}) are not supported')
     heads, width = theirs.get('num_attention_heads', 32), theirs.get('hidden_size', 4096)
     return theirs | {
         'rope_theta': float(rope.get('rope_theta', theirs.get('rope_theta', 10_000.0))),

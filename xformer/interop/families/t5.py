@@ -42,6 +42,7 @@ def _table(model: ModelConfig) -> Table:
             'output/kernel': Place('lm_head.weight', turned=True)}
 
 
+LONGEST = 4096  # tokens that are read and written
 _OPTIONS = [
     Option('vocab_size', 'vocab_size', 32_128),
     Option('d_model', 'd_model', 512),
@@ -67,10 +68,12 @@ _OPTIONS = [
 
 def _adjust(theirs: Theirs) -> Theirs:
     """Older files say tie_word_embeddings, and mean by it whether logits are scaled. Whether the
-    output is tied, the tensors tell."""
+    output is tied, the tensors tell. Relative positions have no last one: n_positions is how many
+    there were in training, and later files leave it out."""
     return {'num_decoder_layers': theirs.get('num_layers', 6),
             'scale_decoder_outputs': theirs.get('tie_word_embeddings', True) is not False,
-            'decoder_start_token_id': theirs.get('pad_token_id', 0), **theirs}
+            'decoder_start_token_id': theirs.get('pad_token_id', 0), **theirs,
+            'n_positions': max(theirs.get('n_positions', 0), LONGEST)}
 
 
 def _unscaled(theirs: Theirs) -> Theirs:
