@@ -18,10 +18,11 @@ BATCHES = 8  # of a round
 BAR = 1.0
 
 
-def measure(repeats: int, peers: Iterable[str], dtype: str = 'float32') -> dict:
+def measure(repeats: int, peers: Iterable[str], dtype: str = 'float32',
+            batches: int = BATCHES) -> dict:
     """The cases of the suite by size. Raises RuntimeError if the two sides are not the same."""
     return {title: compare_steps(
-        gpt_config(*size[:4], dtype), make_peer, peers, gpt_batches(*size[3:], BATCHES),
+        gpt_config(*size[:4], dtype), make_peer, peers, gpt_batches(*size[3:], batches),
         lambda batch: batch['labels_BT'].size, 'tokens/s', BAR, repeats, title)
         for title, size in SIZES.items()}
 
