@@ -96,6 +96,12 @@ def test_training_begins_with_another_line_or_a_package(tmp_path, monkeypatch):
         'train.init_from': tmp_path / 'some_weights/model'}
 
 
+def test_the_list_names_every_result_and_what_it_needs(capsys):
+    reproduce.main(['reproduce', '--list'])
+    said = capsys.readouterr().out
+    assert all(name in said and result.needs in said for name, result in RESULTS.items())
+
+
 def test_mistakes():
     for flags, sentence in (([], 'give --result=NAME'),
                             (['--result=multi3k'], "did you mean 'multi30k'")):

@@ -87,13 +87,13 @@ def test_a_killed_worker_loses_no_trial_and_none_counts_twice(url, tmp_path):
     folder = tmp_path / 'sweep'
     folder.mkdir()
     (tmp_path / 'command.py').write_text(COMMAND)
-    plan = {}
-    exec(PLAN, plan)
-    sweep = join(plan['plan'], storage_of(url or None, folder), 'sweep')
     environment = os.environ | {'PYTHONPATH': str(Path(__file__).parents[2])}
     workers = {process.pid: process for process in (subprocess.Popen(
         [sys.executable, '-c', WORKER, url, str(folder)], cwd=tmp_path, env=environment,
         stdout=subprocess.DEVNULL) for _ in range(3))}
+    plan = {}
+    exec(PLAN, plan)
+    sweep = join(plan['plan'], storage_of(url or None, folder), 'sweep')  # all come at once
 
     def running():
         return [trial for trial in sweep.trials() if trial.state is TrialState.RUNNING
