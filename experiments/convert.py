@@ -4,8 +4,8 @@
     python -m experiments.convert --model=runs/domain_r8 --output=r8_vectors --pool=mean
     python -m experiments.convert --model=downloads/gpt2 --output=runs/gpt2
 
-A Hugging Face folder has config.json, the parameters in float32 and the tokenizer's files; where
-PyTorch and transformers are installed, its outputs are compared with the run's and the largest
+A Hugging Face folder has config.json, the parameters in float32 and the tokenizer's files. Where
+PyTorch and transformers are installed, the outputs of the two are compared and the largest
 difference is printed. With --pool it is an encoder without its head, of which
 sentence-transformers makes vectors. Every command, and train.init_from, read Hugging Face folders
 as they are; a run folder made of one holds a single checkpoint that nothing was measured of, so
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
     reading.check_output(values.output)
     from xformer.interop.folder import is_checkpoint
-    from xformer.interop.sentences import read_sentences, transformer_folder
+    from xformer.interop.sentences import MODULES, transformer_folder
     imported = is_checkpoint(Path(values.model))
     for flag in ('family', 'pool'):
         if imported and values[flag].present:
@@ -61,10 +61,9 @@ def main(argv: list[str]) -> None:
     finally:
         shutil.rmtree(part, ignore_errors=True)  # where it could not be finished
     _print_written(output, made)
-    if imported and (vectors := read_sentences(Path(values.model))):
-        unit = ' and made unit' if vectors.unit else ''
-        say(f'what the run cannot say: how sentence-transformers makes vectors of it '
-            f'({vectors.pool}{unit}); give embed the folder itself')
+    if imported and (Path(values.model) / MODULES).is_file():
+        say(f'what the run cannot say: how sentence-transformers makes vectors of it ({MODULES}); '
+            'give embed the folder itself')
     if all(map(importlib.util.find_spec, ('torch', 'transformers'))):
         theirs = transformer_folder(Path(values.model)) if imported else output
         print(f'parity      {_apart(run, theirs, made, values.pool):.1e} '
@@ -153,9 +152,12 @@ def _apart(run, folder: Path, name: str, pool: str | None) -> float:
     if model.family == 'seq2seq':
         given['decoder_input_ids'] = given['input_ids']
         inputs.append(inputs[0])
-    with torch.no_grad():
-        found = getattr(transformers, name).from_pretrained(folder).eval()(**given)
     objective = 'none' if pool else run.config.data.objective
+    kind = {'none': 'AutoModel', 'lm': 'AutoModelForCausalLM',
+            'pairs': 'AutoModelForSeq2SeqLM'}.get(objective, name)
+    with torch.no_grad():
+        found = getattr(transformers, kind).from_pretrained(
+            folder, dtype=torch.float32).eval()(**given)
     apply = functools.partial(run.model.apply, {'params': nested(_arrays(run))})
     if objective == 'none':
         ours = apply(*inputs, method='features')[-1]

@@ -283,7 +283,7 @@ def verdicts(result: Result, ours: Mapping[str, Sequence[float | None]]) -> dict
     for label, values in ours.items():
         base = lines[label].against
         found[label] = status(lines[label], values, result.protocol,
-                              (lines[base].published, ours[base]) if base else None)
+                              (lines[base].published, ours[base]) if base in ours else None)
     return found
 
 

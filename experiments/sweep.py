@@ -56,7 +56,8 @@ def define(values: flags.FlagValues) -> None:
                       flag_values=values)
     flags.DEFINE_string('metric', None, 'dev/NAME:min or :max, as training or experiments.evaluate '
                         'measures it (default: train.best_by)', flag_values=values)
-    flags.DEFINE_integer('sampler_seed', 0, 'of --sampler=random and tpe', flag_values=values)
+    flags.DEFINE_integer('sampler_seed', 0, 'of --sampler=random and tpe', lower_bound=0,
+                         flag_values=values)
     flags.DEFINE_string('storage', None, "URL of a database, as Optuna's (default: a journal in "
                         'the folder)', flag_values=values)
     flags.DEFINE_enum('submit', None, ['slurm', 'local'], 'the workers as jobs of a cluster, or of '
@@ -66,7 +67,7 @@ def define(values: flags.FlagValues) -> None:
                         flag_values=values)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], anew: bool = True) -> None:
     values, (name, config, space) = cli.experiment(argv, __doc__, SECTIONS, define)
     text = values.space or space
     if not text:
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
     from xformer.train.signals import STOPS, Stopped
     if values.storage is None:
         folder.mkdir(parents=True, exist_ok=True)
-    sweep = join(plan, storage_of(values.storage, folder), folder.resolve().name)
+    sweep = join(plan, storage_of(values.storage, folder), folder.resolve().name, anew)
     prepare_folder(folder, sweep)
     say(f'{plan.trials:,} trials of {plan.seeds} {"seed" if plan.seeds == 1 else "seeds"}, '
         f'{plan.metric}: {folder}')
@@ -116,7 +117,8 @@ def _worker(values: flags.FlagValues):
     """The same command as one worker, as a function that another process finds by its name."""
     given = [f'--{name}={values[name].value}' for name in values
              if values[name].present and name not in ('submit', 'job', 'workers')]
-    return partial(importlib.import_module('experiments.sweep').main, ['sweep', *given])
+    return partial(importlib.import_module('experiments.sweep').main, ['sweep', *given],
+                   anew=False)
 
 
 def _plan(config: Config, text: str, values: flags.FlagValues):

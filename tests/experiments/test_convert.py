@@ -104,6 +104,8 @@ def test_there_and_back_says_the_same(settings, labels, run_of, capsys):
     check_same(answers('theirs', capsys), expected)
 
     convert.main(['convert', '--model=theirs', '--output=back'])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.startswith('parity') for line in printed].count(True) == len(parity)
     assert json.loads(ours.with_name('back').joinpath('manifest.json').read_text()) == {
         'data_fingerprint': '', 'converted_from': 'theirs'}
     check_same(answers('back', capsys, '--checkpoint=last'), expected)

@@ -6,6 +6,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import storage as rdb
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from xformer.config import Config, UserError, override
 from xformer.sweep import storage, study
@@ -150,9 +151,40 @@ def test_a_worker_started_anew_tries_again_what_failed_unless_that_was_final(wor
     for final in (False, True):
         assert one.end(one.claim(), TrialState.FAIL, reason='of its own', final=final)
     assert one.claim() is None and one.finished()
+    job = join(plan(trials=2), one.storage, 'sweep', anew=False)  # of the same beginning
+    assert job.claim() is None and job.finished()
     another = worker(trials=2)
-    assert not another.finished()
-    assert place(another.claim()) == 0 and another.claim() is None
+    assert place(another.claim()) == 0 and another.claim() is None and not another.finished()
+
+
+def test_what_a_full_disk_left_of_a_line_is_cut_off(worker, tmp_path):
+    one = worker()
+    assert one.end(one.claim(), TrialState.COMPLETE, 1.0)
+    with open(tmp_path / 'journal.log', 'ab') as journal:
+        journal.write(b'{"op_code":4,"worker_id":"x"')
+    other = worker()
+    assert other.end(other.claim(), TrialState.COMPLETE, 2.0)
+    values = [trial.value for trial in worker().trials() if trial.state is TrialState.COMPLETE]
+    assert values == [1.0, 2.0]
+
+
+@pytest.mark.parametrize('reason, tries', [('relation "studies" already exists', 3), ('away', 1)])
+def test_tables_that_another_worker_makes_at_the_same_time(reason, tries, tmp_path, monkeypatch):
+    made, real = [], storage.RDBStorage
+
+    def late(*arguments, **options):
+        made.append(arguments)
+        if len(made) < 3:
+            raise OperationalError('CREATE TABLE studies', {}, Exception(reason))
+        return real(*arguments, **options)
+    monkeypatch.setattr(storage, 'RETRY_SECONDS', 0.0)
+    monkeypatch.setattr(storage, 'RDBStorage', late)
+    if tries == 3:
+        assert join(plan(), storage_of(f'sqlite:///{tmp_path}/trials.db', tmp_path), 'sweep')
+    else:
+        with pytest.raises(UserError, match='cannot use --storage'):
+            storage_of(f'sqlite:///{tmp_path}/trials.db', tmp_path)
+    assert len(made) == tries
 
 
 def test_a_beat_that_cannot_be_written_is_told_once_and_the_next_ones_are(

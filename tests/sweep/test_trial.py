@@ -16,6 +16,7 @@ from xformer.sweep.space import parse_space
 from xformer.sweep.storage import storage_of
 from xformer.sweep.study import Plan, join
 from xformer.sweep.trial import Runner, prepare_folder, work_together
+from xformer.train.loop import NotFinite
 
 CONFIG = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3})
 COMMAND = '''
@@ -95,6 +96,7 @@ def test_the_best_of_each_run_is_its_value_and_the_mean_of_seeds_the_trials(swep
     assert '3 complete; best dev/loss 0.45 ± 0.1 of trial 1' in page
     table = (tmp_path / 'sweep' / 'sweep.csv').read_text().splitlines()
     assert table[1].startswith('1,complete,0.45') and len(table) == 4
+    assert table[1].endswith(f':{tmp_path / "sweep"}')
 
 
 def test_what_training_does_not_measure_evaluate_does(swept):
@@ -112,6 +114,15 @@ def test_what_nobody_measures_ends_the_sweep(swept, tmp_path):
     with pytest.raises(UserError, match='by evaluate, which has per, wer; choose another'):
         swept(RATES, 3, metric='dev/bleu:max')
     assert [path.name for path in (tmp_path / 'sweep/trials').iterdir()] == ['0000']
+
+
+def test_only_a_loss_that_is_not_finite_is_never_tried_again(swept):
+    assert trials.NOT_FINITE == NotFinite.exit_code
+    text = 'optim.peak_learning_rate = 0.1; model.dropout = 0.25 | 1.5'
+    for _ in range(2):
+        sweep, rows, _ = swept(text, 2)
+        assert [row.state for row in rows] == ['failed'] * 2
+    assert [len(tried) for tried in sweep.by_place()] == [1, 2]
 
 
 def test_training_that_a_dead_worker_began_is_waited_for_though_it_takes_the_lock_late(

@@ -159,7 +159,16 @@ def test_a_student_of_fewer_layers_begins_with_every_other_one(pair):
 def test_a_teacher_of_something_else_is_refused(changes, words, pair):
     one = pair('classify')
     ours = SimpleNamespace(fingerprint='ours' if not changes else 'theirs')
-    teacher = Teacher(one.config, one.model, one.teacher, SimpleNamespace(fingerprint='theirs'), {})
+    theirs = override(one.config, {'model.positions': 'learned'})
+    teacher = Teacher(theirs, one.model, one.teacher, SimpleNamespace(fingerprint='theirs'), {})
     with pytest.raises(UserError, match=words):
         check_teacher(teacher, override(one.config, changes), ours)
     check_teacher(teacher, one.config, SimpleNamespace(fingerprint='theirs'))
+
+
+def test_a_teacher_takes_longer_texts_than_it_learnt_where_positions_have_no_end(pair):
+    one = pair('classify')
+    longer = override(one.config, {'model.max_length': 8})
+    free = override(one.config, {'model.positions': 'sinusoidal'})
+    same = SimpleNamespace(fingerprint='theirs')
+    check_teacher(Teacher(free, one.model, one.teacher, same, {}), longer, same)

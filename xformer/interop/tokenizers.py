@@ -89,7 +89,7 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     library = _read_library(path) if path.is_file() else about.read(declared)
     if path.is_file():
         _check_same(declared, library)
-        if _is_llamas(library, declared):
+        if family == 'llama' and _puts_spaces(library, declared):
             library = as_llama(library, declared)
     _add_declared(declared, library)
     known = library.get_vocab()
@@ -104,7 +104,7 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     return Tokenizers(tokenizer, tokenizer, template=template_of(library, folder))
 
 
-def _is_llamas(library: Tokenizer, declared: Declared) -> bool:
+def _puts_spaces(library: Tokenizer, declared: Declared) -> bool:
     """Whether it puts a space before texts, as the files of Llama and Llama 2 do."""
     said = json.loads(library.to_str())
     steps, cut = said['normalizer'] or {}, said['pre_tokenizer'] or {}

@@ -133,7 +133,7 @@ def _best(done: list[Row], names: list[str]) -> str:
               *(_text(row.settings.get(name)) for name in names), f'{row.minutes:.1f}']
              for row in done[:SHOWN]]
     return table(header, lines, numbers=set(header)) + paragraph(
-        f'Their runs are in trials/NUMBER of {", ".join(sorted({row.folder for row in done}))}, '
+        f'Their runs are in trials/NUMBER of {", ".join(sorted({row.folder for row in done}))}: '
         'one for each seed; python -m experiments.compare shows them side by side.')
 
 

@@ -1,6 +1,7 @@
 """Where the trials of a sweep are kept: a journal in its folder, or a database that all reach."""
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from xformer.config import UserError
@@ -18,6 +19,7 @@ from xformer.console import say
 AWAY_SECONDS = 300.0  # that a database may be away
 RETRY_SECONDS = 2.0
 TRIES = 3  # at making the tables
+LONGEST_LINE = 2**20  # of a journal, in bytes
 
 
 def _patient(method: Callable) -> Callable:
@@ -41,7 +43,8 @@ def _patient(method: Callable) -> Callable:
 def storage_of(url: str | None, folder: Path) -> BaseStorage:
     """That of a URL, else a journal in the folder. Raises UserError where it cannot be reached."""
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / 'journal.log')))
+        path = str(folder / 'journal.log')
+        return JournalStorage(JournalFileBackend(path, _WholeLines(path)))
     try:
         storage = optuna.storages.get_storage(_database(url))
     except Exception as error:  # of any database driver
@@ -56,13 +59,33 @@ def storage_of(url: str | None, folder: Path) -> BaseStorage:
 
 def _database(url: str) -> RDBStorage:
     """Workers that come to a new database at once all make its tables: the late ones try again."""
-    for _ in range(TRIES):
+    for left in reversed(range(TRIES)):
         try:
             return RDBStorage(url, engine_kwargs={'poolclass': NullPool})  # nothing stays open
-        except (IntegrityError, ProgrammingError, StorageInternalError) as error:
-            late = error
-            time.sleep(RETRY_SECONDS)
-    raise late
+        except (SQLAlchemyError, StorageInternalError) as error:
+            others = any(word in str(error) for word in ('already exists', 'nique', 'duplicate'))
+            if not (left and others):
+                raise
+        time.sleep(RETRY_SECONDS)
+
+
+class _WholeLines(JournalFileSymlinkLock):
+    """The lock of a journal; who takes it cuts off what a full disk has left of a line, which
+    with more behind it nobody could read again."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._path = path
+
+    def acquire(self) -> bool:
+        taken = super().acquire()
+        with open(self._path, 'rb+') as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if file.read() not in (b'', b'\n'):
+                start = file.seek(max(0, end - LONGEST_LINE))
+                file.truncate(start + file.read().rfind(b'\n') + 1)
+        return taken
 
 
 def _without_password(url: str) -> str:

@@ -2,7 +2,7 @@
 
 A sweep has places 0 ... N - 1. Each is served by one trial; where its worker died the trial is
 marked as failed, and the place gets another with the same parameters, which goes on in the same run
-folders. So does a place whose runs failed when a worker is started anew: what was wrong may have
+folders. So does a place whose runs failed when the sweep is begun anew: what was wrong may have
 been mended. A worker is alive as long as its trial's `beat` changes: journals have no heartbeat of
 their own, and one that counts needs no clocks that agree.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
@@ -84,7 +85,7 @@ class Sweep:
     storage: optuna.storages.BaseStorage
     study_id: int
     plan: Plan
-    _forgiven: set[int]  # numbers of the trials that had failed when this worker joined
+    _forgiven: int = 0  # trials before this number, whose failures count no more
     _mine: set[int] = field(default_factory=set)  # ids of the trials that this process serves
     _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)  # beats, and when they came
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -104,6 +105,7 @@ class Sweep:
     def claim(self) -> optuna.Trial | None:
         """A trial to serve, that nobody else serves; None if there is none now."""
         with self._lock:
+            self._forgiven = self.storage.get_study_user_attrs(self.study_id).get('forgiven', 0)
             self._bury()
             self._fill()
             for trial in self.trials():
@@ -168,11 +170,11 @@ class Sweep:
             for trials in self.by_place())
 
     def given_up(self, trials: list[FrozenTrial]) -> bool:
-        """Whether the trials of a place have shown that it cannot be served, since this worker
-        joined or, where that was final, before."""
+        """Whether the trials of a place have shown that it cannot be served, since the sweep was
+        begun anew or, where that was final, before."""
         failed = [trial.user_attrs.get('reason') for trial in trials
                   if trial.state is TrialState.FAIL and trial.user_attrs.get('reason') != STOPPED
-                  and trial.number not in self._forgiven]
+                  and (trial.number >= self._forgiven or trial.user_attrs.get('final'))]
         return any(failed) or len(failed) >= ATTEMPTS
 
     def settings(self, trial: optuna.Trial) -> Settings:
@@ -183,7 +185,7 @@ class Sweep:
     def end(self, trial: optuna.Trial, state: TrialState, value: float | None = None,
             reason: str = '', final: bool = False) -> bool:
         """Mark a trial of ours; a failed one with a `reason` is not tried again, or, where that is
-        STOPPED, as often as it takes; `final` goes for workers to come, too. False if another
+        STOPPED, as often as it takes; `final` outlasts the sweep's beginning anew. False if another
         worker took it for dead."""
         with self._lock:
             self._mine.discard(trial._trial_id)
@@ -262,8 +264,11 @@ def _runs(process: int) -> bool:
     return True
 
 
-def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str) -> Sweep:
-    """The sweep of that name, made if there is none. Raises UserError if it has another plan."""
+def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str, anew: bool = True) -> Sweep:
+    """The sweep of that name, made if there is none, and begun `anew` where a person asks for it.
+
+    Raises UserError if it has another plan.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = {'min': 'minimize', 'max': 'maximize'}[plan.direction]
     try:
@@ -276,15 +281,15 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str) -> Sweep:
         if there[what] != value:
             raise UserError(f'the sweep {name} has another {what}: {there[what]!r} there, '
                             f'{value!r} here; choose another --workdir, or the same to go on')
-    failed = {trial.number for trial in study.get_trials(deepcopy=False)
-              if trial.state is TrialState.FAIL and not trial.user_attrs.get('final')}
-    return Sweep(study, storage, storage.get_study_id_from_name(name), plan, failed)
+    if anew:
+        study.set_user_attr('forgiven', len(study.get_trials(deepcopy=False)))
+    return Sweep(study, storage, storage.get_study_id_from_name(name), plan)
 
 
 def _sampler(plan: Plan, place: int) -> optuna.samplers.BaseSampler:
     if plan.sampler == 'tpe':  # workers at once should not all try the same
-        return optuna.samplers.TPESampler(constant_liar=True,
-                                          seed=plan.sampler_seed * plan.trials + place)
+        [seed] = np.random.SeedSequence((plan.sampler_seed, place)).generate_state(1)
+        return optuna.samplers.TPESampler(constant_liar=True, seed=int(seed))
     return optuna.samplers.RandomSampler()  # asked for nothing: parameters are set beforehand
 
 

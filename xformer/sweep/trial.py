@@ -139,8 +139,9 @@ class Runner:
             pass  # it ends by itself
         try:
             self._run(trial, folder, 'train', command, watch)
-        except Ended:
-            if self._stop.is_set() or not self._sweep.is_ours(trial) or not is_held(folder):
+        except Ended as ended:
+            waits = ended.state is TrialState.FAIL and is_held(folder)
+            if self._stop.is_set() or not self._sweep.is_ours(trial) or not waits:
                 raise
             return False
         return True

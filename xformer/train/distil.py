@@ -45,7 +45,7 @@ def check_teacher(teacher: Teacher, config: Config, tokenizers: Tokenizers) -> N
                 *(['model.d_model'] if config.train.cosine_weight else [])],
                where, teacher.config, 'the student', config)
     theirs, ours = teacher.config.model.max_length, config.model.max_length
-    if theirs < ours:
+    if theirs < ours and teacher.config.model.positions == 'learned':  # others have no last one
         raise UserError(f'{where} takes model.max_length={theirs} tokens, fewer than the {ours} of '
                         "the student; lower the student's")
     if teacher.tokenizers.fingerprint != tokenizers.fingerprint:

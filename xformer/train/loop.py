@@ -107,7 +107,7 @@ def _highest_id(config: Config, corpus: Corpus) -> int:
     """That training may meet: some tokenizers, as BART's of summaries, have tokens that their
     models have no place for, and no text has."""
     special = corpus.tokenizers.special
-    if config.data.objective not in ('pairs', 'lm', *CHOOSING):  # these make tokens of their own
+    if config.data.objective not in ('pairs', 'lm', *CHOOSING):  # most make tokens of their own
         return corpus.tokenizers.vocab_size - 1
     return max(special.pad, special.bos, special.eos, *(
         int(column.ids.max()) for store in corpus.stores.values()
