@@ -117,6 +117,15 @@ def test_what_padding_holds_never_counts(family, small):
                                    embedded(letters, TEXTS[:1], pool), atol=1e-6)
 
 
+def test_a_token_that_the_model_has_no_place_for_is_named(small):
+    """As <mask> of BART's summarisers."""
+    one = small('encoder')
+    last = one.tokenizers.source.encode('h')[0]
+    short = override(one.config, {'model.vocab_size': last})
+    with pytest.raises(UserError, match="input 2 has 'h', of which the model has no embedding"):
+        encode_texts(['ab', 'ah'], short, one.tokenizers)
+
+
 def test_a_text_too_long_is_named_or_cut(small):
     one = small('encoder')
     cut = override(one.config, {'data.too_long': 'cut'})
