@@ -53,7 +53,7 @@ def test_two_texts_are_parted_and_the_second_is_the_second_segment(small):
 def test_an_end_that_is_typed_begins_no_second_text(small, tmp_path):
     tokenizers = read_tokenizers(tmp_path, KINDS['bert'](tmp_path))
     config = small('encoder').config
-    config = override(config, {'model.num_segments': 2})
+    config = override(config, {'model.num_segments': 2, 'model.vocab_size': tokenizers.vocab_size})
     texts = encode_texts(['ta [SEP] ro', 'ta [SEP] ro\tro', 'ta\tro'], config, tokenizers)
     assert [tokenizers.source.tokens(text).count('[SEP]') for text in texts] == [2, 3, 2]
     assert segments(texts, (3, 7), config.model).tolist() == [
@@ -64,6 +64,7 @@ def test_an_end_that_is_typed_begins_no_second_text(small, tmp_path):
 def test_a_mask_hides_a_word_with_the_space_before_it(kind, small):
     config = override(small('encoder').config, {'data.tokenizer': kind, 'data.vocab_size': 300})
     tokenizers = train_tokenizers(config.data, [('open the door now',)] * 3)
+    config = override(config, {'model.vocab_size': tokenizers.vocab_size})
     text, mask = 'open the door now', tokenizers.special.mask
     ids = tokenizers.source.encode(text)
     door = [number for number, (a, b) in enumerate(tokenizers.source.spans(text).places)
@@ -108,7 +109,8 @@ def test_examples_that_training_drops_are_left_out_and_its_labels_alone_are_know
 @pytest.mark.parametrize('kind', ['gpt2', 'llama_json'])
 def test_a_published_decoder_that_learns_pairs_is_asked_as_it_learns(kind, small, tmp_path):
     tokenizers = read_tokenizers(tmp_path, KINDS[kind](tmp_path))
-    config = override(small('decoder').config, {'data.objective': 'pairs'})
+    config = override(small('decoder').config, {
+        'data.objective': 'pairs', 'model.vocab_size': tokenizers.vocab_size})
     begin, end = tokenizers.special.bos, tokenizers.special.eos
     text = tokenizers.source.encode('ta ro')
     assert encode_texts(['ta ro'], config, tokenizers) == [[begin, *text, end]]
@@ -127,7 +129,8 @@ def test_a_published_model_places_its_tokens_in_its_own_way(kind, family, text, 
                                                             tmp_path):
     tokenizers = read_tokenizers(tmp_path, KINDS[kind](tmp_path))
     objective = {'encoder': 'mlm', 'decoder': 'lm', 'seq2seq': 'pairs'}[family]
-    config = override(small(family).config, {'data.objective': objective})
+    config = override(small(family).config, {
+        'data.objective': objective, 'model.vocab_size': tokenizers.vocab_size})
     [found] = encode_texts([text], config, tokenizers)
     assert ' '.join(tokenizers.source.tokens(found)) == row
     if source:

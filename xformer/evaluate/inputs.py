@@ -57,7 +57,7 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
             room = most - (len(row) - sum(map(len, sides)))
             sides = shortened(*sides, room) if len(sides) == 2 else [sides[0][:room]]
             row = template.row(sides)
-        if (highest := max(row)) >= config.model.vocab_size:
+        if 0 < config.model.vocab_size <= (highest := max(row)):
             [token] = tokenizers.source.tokens([highest])
             raise UserError(f'input {number} has {token!r}, of which the model has no embedding; '
                             'leave it out')
