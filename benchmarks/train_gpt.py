@@ -1,6 +1,6 @@
 """Suite train-gpt: the training step of small character language models (nanoGPT's settings)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch.nn import functional as F
@@ -19,12 +19,12 @@ BAR = 1.0
 
 
 def measure(repeats: int, peers: Iterable[str], dtype: str = 'float32',
-            batches: int = BATCHES) -> dict:
+            batches: int = BATCHES, sizes: Mapping = SIZES) -> dict:
     """The cases of the suite by size. Raises RuntimeError if the two sides are not the same."""
     return {title: compare_steps(
         gpt_config(*size[:4], dtype), make_peer, peers, gpt_batches(*size[3:], batches),
         lambda batch: batch['labels_BT'].size, 'tokens/s', BAR, repeats, title)
-        for title, size in SIZES.items()}
+        for title, size in sizes.items()}
 
 
 def make_peer(config: Config, params: dict, peer: str) -> Peer:

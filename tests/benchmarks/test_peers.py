@@ -13,6 +13,7 @@ from benchmarks import (  # noqa: E402
     ours,
     products,
     train_bert,
+    train_bf16,
     train_gpt,
     train_seq2seq,
     training,
@@ -32,6 +33,14 @@ def one_thread():
 
 def sides(suite, config):
     return training.both(ours.without_dropout(config), suite.make_peer, ['eager'])
+
+
+def test_sizes_that_take_pytorch_too_long_in_bfloat16_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(train_bf16, 'of_products', lambda layers, *shape: 10.0 * layers)
+    monkeypatch.setattr(train_bf16, 'PATIENCE', 50)
+    monkeypatch.setattr(train_gpt, 'measure', lambda *given, sizes, **more: list(sizes))
+    assert train_bf16.measure(1, []) == ['4 layers, 128 wide']
+    assert '6 layers, 384 wide: left out, PyTorch' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('suite, config, outside', [
