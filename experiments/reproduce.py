@@ -127,11 +127,12 @@ def _spread(values: list[float | None]) -> dict[str, float]:
 
 def _signature(line: Line, run: Path) -> dict[str, str]:
     """Of a BLEU: how sacreBLEU computed it."""
-    if not line.config or line.reaches:
-        return {}
-    metrics = json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
-    name = 'sacrebleu_signature' if line.measure == 'sacrebleu' else 'signature'
-    return {'signature': metrics[name]} if 'bleu' in line.measure else {}
+    name = {'bleu': 'signature', 'sacrebleu': 'sacrebleu_signature'}.get(line.measure)
+    return {'signature': _metrics(line, run)[name]} if name else {}
+
+
+def _metrics(line: Line, run: Path) -> dict:
+    return json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
 
 
 def _with_start(line: Line, folders: Mapping[str, Path]) -> Line:
@@ -157,8 +158,7 @@ def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> f
         from xformer.train.telemetry import read_rows
         return next((row['step'] for row in read_rows(run / 'metrics.jsonl')
                      if row.get(line.measure, 0) >= line.reaches), None)
-    metrics = json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
-    return line.factor * metrics[line.measure]
+    return line.factor * _metrics(line, run)[line.measure]
 
 
 def _run(command: list[str]) -> None:

@@ -102,6 +102,16 @@ def test_the_list_names_every_result_and_what_it_needs(capsys):
     assert all(name in said and result.needs in said for name, result in RESULTS.items())
 
 
+def test_a_bleu_is_recorded_with_its_signature(tmp_path):
+    (tmp_path / 'eval').mkdir()
+    (tmp_path / 'eval/test.json').write_text(json.dumps({'metrics': {
+        'bleu': 41.0, 'signature': 'tok:none', 'sacrebleu': 40.0, 'sacrebleu_signature': '13a'}}))
+    for measure, expected in (('bleu', {'signature': 'tok:none'}), ('wer', {}),
+                              ('sacrebleu', {'signature': '13a'})):
+        line = Line('x', 'translate_multi30k', None, measure, 'BLEU')
+        assert reproduce._signature(line, tmp_path) == expected
+
+
 def test_mistakes():
     for flags, sentence in (([], 'give --result=NAME'),
                             (['--result=multi3k'], "did you mean 'multi30k'")):

@@ -153,6 +153,8 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(name, tmp_path):
     ['x.bin'], ['pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin']])
 def test_that_command_works(names, tmp_path):
     torch = pytest.importorskip('torch')
+    tmp_path = tmp_path / 'step [1]'
+    tmp_path.mkdir()
     torch.save({'optimizer': 1}, tmp_path / 'zoptimizer.pt')  # not what is wanted
     parts = {'a': torch.ones(2, 3), 'c': torch.ones(2, 3).T}, {'b': torch.ones(2, 3)[:, 1:]}
     if len(names) == 1:

@@ -3,6 +3,7 @@
 Pickles (.bin, .pt) are refused: opening one can run code.
 """
 
+import glob
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -71,7 +72,9 @@ def _files(folder: Path) -> list[tuple[Path, set[str]]]:
         if path.suffix in ('.bin', '.pt', '.pth', '.ckpt') and path.name != 'training_args.bin':
             raise UserError(f'{path} is a pickle, which can run code when it is opened; where '
                             'PyTorch is, convert it with: ' + _CONVERT.format(
-                                folder / PICKLES if published else path, folder / SINGLE))
+                                Path(glob.escape(str(folder))) / (
+                                    PICKLES if published else glob.escape(path.name)),
+                                folder / SINGLE))
     raise UserError(f'{folder} holds neither {SINGLE} nor {INDEX}; give the folder of a checkpoint')
 
 

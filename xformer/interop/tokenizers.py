@@ -106,9 +106,9 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
 
 def _puts_spaces(library: Tokenizer, declared: Declared) -> bool:
     """Whether it puts a space before texts, as the files of Llama and Llama 2 do."""
-    said = json.loads(library.to_str())
-    steps, cut = said['normalizer'] or {}, said['pre_tokenizer'] or {}
-    kinds = {step.get('type') for step in (*steps.get('normalizers', [steps]), cut)}
+    said = [json.loads(part.__getstate__()) for part in (library.normalizer, library.pre_tokenizer)
+            if part is not None]
+    kinds = {step['type'] for part in said for step in part.get('normalizers', [part])}
     return (declared.option('tokenizer_class', '') in ('LlamaTokenizer', 'LlamaTokenizerFast')
             and not kinds.isdisjoint({'Prepend', 'Metaspace'}))
 

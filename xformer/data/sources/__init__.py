@@ -67,12 +67,14 @@ def read_examples(data: DataConfig, split: str) -> Iterator:
         raise UserError(f'there is no {split} split: one text is cut into train and dev alone; '
                         f'give --config.data.{split}=FILE or read the dev split')
 
+    kind = kind_of(data)
+
     def prepare_pair(pair: Pair) -> Pair:
         return prepare_source(pair[0], data), pair[1]
 
     def prepare_labelled(example: Labelled) -> Labelled:
         first, second, target = example
-        if kind_of(data) == 'answer':  # lower-casing may make a text longer
+        if kind == 'answer':  # lower-casing may make a text longer
             target = [[prepare_source(text, data), len(prepare_source(second[:start], data))]
                       for text, start in target]
         return Labelled(prepare_source(first, data), prepare_source(second, data), target)
@@ -81,8 +83,7 @@ def read_examples(data: DataConfig, split: str) -> Iterator:
         prepared = (prepare_source(sentence, data) for sentence in document)
         return _parted(prepared) if isinstance(document, list) else prepared
 
-    prepare = {'pairs': prepare_pair, 'texts': prepare_document}.get(kind_of(data),
-                                                                     prepare_labelled)
+    prepare = {'pairs': prepare_pair, 'texts': prepare_document}.get(kind, prepare_labelled)
     examples = (example for source in _sources(data) if split in source.splits
                 for example in source.examples(split, prepare))
     yield from _some_of_each(examples, data) if split == 'train' and data.per_label else examples
