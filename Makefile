@@ -13,10 +13,6 @@ VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(VERSION))
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/g2p_quickstart
 
-# glibc's huge pages: XLA's CPU backend asks for its working memory anew at every step, and in pages
-# of 4 KB the asking takes an eighth of it
-quickstart smoke bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 .PHONY: quickstart smoke test lint bench bench-gpu parity clean
 
 quickstart: $(VENV)/ready

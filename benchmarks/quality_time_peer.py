@@ -2,14 +2,16 @@
 
     python -m benchmarks.quality_time_peer RECIPE.json
 
-beside train.npy and dev.npy, the ids of both splits. Run by `benchmarks.quality_time`; it imports
-nothing of ours, so that its seconds are PyTorch's own.
+beside train.npy and dev.npy, the ids of both splits. Its last line is JSON: the seconds of the
+first step, where it compiles, of the other steps, and of evaluation. Run by
+`benchmarks.quality_time`; it imports nothing of ours, so that its seconds are PyTorch's own.
 """
 
 import json
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,9 @@ def main(path: Path) -> None:
 
     loss_of = torch.compile(plain_loss) if recipe['compile'] else plain_loss
     order = torch.randperm(len(train))
+    spent = {'first_step': 0.0, 'steps': 0.0, 'evaluate': 0.0}
     for step in range(steps):
+        began = time.perf_counter()
         at = step * rows % (len(train) - rows)
         if at < rows:
             order = torch.randperm(len(train))
@@ -58,12 +62,16 @@ def main(path: Path) -> None:
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step + 1, recipe)
         optimizer.step()
+        spent['steps' if step else 'first_step'] += time.perf_counter() - began
         if (step + 1) % recipe['train.eval_every'] == 0:
+            began = time.perf_counter()
             with torch.inference_mode():
                 found = sum(plain_loss(part).item() * len(part)
                             for part in dev.split(EVALUATION_ROWS)) / len(dev)
+            spent['evaluate'] += time.perf_counter() - began
             print(f'step {step + 1}: {found:.4f}', flush=True)
             if found <= recipe['loss']:
+                print(json.dumps({part: round(seconds, 3) for part, seconds in spent.items()}))
                 return
     sys.exit(f'still at {found:.4f} after {steps} steps')
 

@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
         Path(values.output).mkdir(parents=True, exist_ok=True)
 
     import jax
+    cli.keep_memory()  # as every command that computes does
     jax.config.update('jax_platforms', 'cpu')  # where the peers run
     from benchmarks.results import table
     from benchmarks.timing import machine

@@ -52,7 +52,6 @@ def machine() -> dict:
         'cpus': cpus(),
         'load_average': round(os.getloadavg()[0], 2),
         'platform': platform.platform(),
-        'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
         'python': platform.python_version(),
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES
                      if importlib.util.find_spec(name)},

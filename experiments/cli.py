@@ -17,6 +17,7 @@ from xformer.checks import validate
 from xformer.config import Config, Ending, UserError, leaves, nearest, override
 
 REQUIRED = 'required'
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 
 
 def call(main: Callable[[list[str]], None]) -> None:
@@ -123,14 +124,33 @@ def changed(config: Config, values: flags.FlagValues) -> Config:
         if name.startswith('config.') and values[name].value is not None}))
 
 
+def keep_memory() -> None:
+    """Have a CPU's working memory kept from step to step.
+
+    XLA asks for it anew at every step. glibc by default gives so large a piece back to the system
+    each time, and making its pages again takes up to a fifth of a training step: so no mmap and a
+    heap that is never made smaller (mallopt(3)). Only the main thread has such a heap, so programs
+    start there, not in the threads that XLA has for it. Other C libraries do as they do.
+    """
+    import ctypes
+
+    import jax
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    if mallopt:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+
+
 def prepare_jax() -> None:
-    """Keep compiled programs between runs: a second start of the same run compiles nothing.
+    """Keep memory, and compiled programs between runs: a second start compiles nothing.
 
     Programs compiled for one processor may not run on another, so each kind has its own folder.
     """
     import hashlib
     import platform
 
+    keep_memory()
     import jax
     processor = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')
