@@ -109,7 +109,7 @@ def the_gpu() -> dict:
         here = {'platform': f'an error ({str(error).splitlines()[-1]})'}
     if here['platform'] != 'gpu':
         raise UserError(f'bench-gpu needs an NVIDIA GPU, and JAX shows {here["platform"]}; run it '
-                        "where there is one, with: pip install 'xformer[cuda]'")
+                        "where there is one, after: pip install -e '.[cuda]'")
     return here
 
 

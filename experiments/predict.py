@@ -3,10 +3,10 @@
     python -m experiments.predict --model=runs/finetune_sst2 --prompt='a gripping , witty film .'
     python -m experiments.predict --model=runs/tag_wnut17 --input=tweets.txt --output=out.jsonl
     python -m experiments.predict --model=runs/finetune_mrpc --input=pairs.tsv
-    python -m experiments.predict --model=runs/qa_extractive --prompt='who ?<TAB>Ada wrote it.'
+    python -m experiments.predict --model=runs/qa_extractive --prompt=$'who ?\\tAda wrote it.'
     python -m experiments.predict --model=runs/bert_mini_pretrain --prompt='open the [MASK] .'
     python -m experiments.predict --model=runs/bert_mini_pretrain --next_sentence \\
-        --prompt='It is small.<TAB>It is fast, too.'
+        --prompt=$'It is small.\\tIt is fast, too.'
 
 What the model was trained on decides. One line of input is one text; a pair, or a question and
 its context, are parted by a tab. A JSON line each, in the order of the inputs.

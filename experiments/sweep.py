@@ -13,7 +13,7 @@ semicolons:
     optim.peak_learning_rate = log 1e-4 .. 1e-2
     optim.warmup_steps = 0 .. 400 step 100
     model.positions = sinusoidal | learned | rotary
-    model.d_model, model.d_ff = 128, 512 | 256, 1024        these change together
+    model.d_model, model.d_ff = 128, 512 | 256, 1024        # these change together
     model.rotary_base = 100 | 10000 if model.positions = rotary
 
     python -m experiments.sweep --config=my_experiment.py --workers=8 --submit=slurm \\

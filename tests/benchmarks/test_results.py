@@ -136,7 +136,7 @@ def test_an_absent_peer_names_the_extra_to_install():
     program = ('import sys; sys.modules["torch"] = None; from experiments import cli; '
                'from benchmarks import run; sys.argv = ["run", "--suite=train-gpt"]; '
                'cli.call(run.main)')
-    _answers([sys.executable, '-c', program], 2, "pip install 'xformer[parity]'")
+    _answers([sys.executable, '-c', program], 2, "pip install -e '.[parity]'")
 
 
 def _answers(command, code, said):

@@ -29,8 +29,8 @@ def submit(work: Callable[[], None], folder: Path, cluster: str, count: int,
     try:
         import submitit
     except ImportError:
-        raise UserError("--submit needs submitit, not installed here; install it with: "
-                        "pip install 'xformer[slurm]'") from None
+        raise UserError("--submit needs submitit, not installed here; install it, in "
+                        "xformer's folder, with: pip install -e '.[slurm]'") from None
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**request)

@@ -50,8 +50,8 @@ def storage_of(url: str | None, folder: Path) -> BaseStorage:
     except Exception as error:  # of any database driver
         reason = str(error).strip().splitlines()[0]
         raise UserError(f'cannot use --storage={_without_password(url)} ({reason}); check the URL '
-                        "and that its driver is installed: pip install 'xformer[postgres]'"
-                        ) from None
+                        "and that its driver is installed: in xformer's folder, "
+                        "pip install -e '.[postgres]'") from None
     for name in BaseStorage.__abstractmethods__:  # all that is asked of a storage
         setattr(storage, name, _patient(getattr(storage, name)))
     return storage
