@@ -15,7 +15,7 @@ from benchmarks.parity import announce, check_close
 from benchmarks.results import OURS, compared
 from benchmarks.timing import cpus
 from benchmarks.train_bert import LENGTH, ROWS, VOCAB_SIZE
-from benchmarks.work import minilm_config
+from benchmarks.work import TRANSLATION, minilm_config
 from xformer.evaluate.embeddings import BATCH_TOKENS
 from xformer.presets import preset
 
@@ -43,6 +43,7 @@ def cases() -> dict[str, list[Shape]]:
            for title, (layers, width, _, context, rows) in train_gpt.SIZES.items()},
         'train-bert': [*blocks(bert.num_encoder_layers, ROWS * LENGTH, bert.d_model),
                        (ROWS * MASKED, bert.d_model, VOCAB_SIZE)],
+        'train-seq2seq': translation(),
         f'decode, {layers} layers, {width} wide, batch 8': [
             *blocks(layers, 8, width), (8, width, decode.VOCAB_SIZE)],
         'decode, beam 4, batch 8': [
@@ -56,6 +57,15 @@ def blocks(layers: int, rows: int, width: int, attentions: int = 1) -> list[Shap
     values have long been computed."""
     maps = [(width, width)] * (2 + 2 * attentions) + [(width, 4 * width), (4 * width, width)]
     return [(rows, *shape) for shape in maps] * layers
+
+
+def translation() -> list[Shape]:
+    """Of the batch of train-seq2seq, half of it source: with the keys and values of the source."""
+    c, half = TRANSLATION.model, TRANSLATION.data.batch_tokens // 2
+    return [*blocks(c.num_encoder_layers, half, c.d_model),
+            *blocks(c.num_decoder_layers, half, c.d_model, attentions=2),
+            *[(half, c.d_model, c.d_model)] * 2 * c.num_decoder_layers,
+            (half, c.d_model, c.vocab_size)]
 
 
 def compare_products(shapes: list[Shape], gradients: bool, peers: Iterable[str], repeats: int,
