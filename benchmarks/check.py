@@ -24,12 +24,12 @@ class Worse(Ending):
 
 
 def main(argv: list[str]) -> None:
-    folders = argv[1:] or [str(COMMITTED)]
+    folders = argv[1:]
     if {'-h', '--help'} & set(folders):
         print(__doc__.strip())
         return
-    if len(folders) > 1:
-        raise UserError(f'one FOLDER of results, not {len(folders)}; see --help')
+    if len(folders) != 1:
+        raise UserError(f'give one FOLDER of results, not {len(folders)}; see --help')
     new, old = results(Path(folders[0])), results(COMMITTED)
     worse = 0
     for suite in sorted(new.keys() & old.keys()):
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
             worse += is_worse
             print(f'{suite}, {case}, {peer}: {before["median"]:.3g} -> {now["median"]:.3g}'
                   + '  WORSE' * is_worse)
+        for case in old[suite]['cases'].keys() - new[suite]['cases'].keys():
+            print(f'{suite}, {case}: not measured')
     for suite in sorted(new.keys() - old.keys()):
         print(f'{suite}: nothing is committed to compare with')
     if worse:

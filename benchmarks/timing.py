@@ -4,14 +4,12 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from xformer.console import counting
-from xformer.train.folder import commit_of_code, cpus
+from xformer.train.folder import commit_of_code, cpus, processor
 
 WARM_UP = 2  # rounds that are run but not counted
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'transformers',
@@ -48,7 +46,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 def machine() -> dict:
     """Where a measurement was made, by which versions, and how busy the machine already was."""
     return {
-        'cpu': _cpu_model(),
+        'cpu': processor(),
         'cpus': cpus(),
         'load_average': round(os.getloadavg()[0], 2),
         'platform': platform.platform(),
@@ -57,9 +55,3 @@ def machine() -> dict:
                      if importlib.util.find_spec(name)},
         'commit': commit_of_code(),
     }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path('/proc/cpuinfo')
-    named = re.search(r'model name\s*: (.+)', cpuinfo.read_text() if cpuinfo.exists() else '')
-    return named[1] if named else platform.processor() or platform.machine()

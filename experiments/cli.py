@@ -36,8 +36,8 @@ def call(main: Callable[[list[str]], None]) -> None:
                                errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
             raise
         where = f' {error.filename}' if error.filename else ''
-        _leave(f'cannot write{where} ({error.strerror}); free some space or choose another '
-               'folder', 2)
+        _leave(f'cannot use{where} ({error.strerror}); mend its permissions, free some space, or '
+               'choose another folder', 2)
 
 
 def _leave(sentence: str, code: int) -> None:

@@ -52,8 +52,9 @@ def main(argv: list[str]) -> None:
     published = read_sentences(Path(values.model))
     pool = values.pool or (published.pool if published else 'mean')
     _check_pool(pool, config.model)
+    cut = values.cut if values['cut'].present else bool(published)
     config = override(config, {
-        'data.too_long': 'cut' if values.cut or published else 'error',
+        'data.too_long': 'cut' if cut else 'error',
         'data.lowercase_source': config.data.lowercase_source or bool(
             published and published.lowercase)})
     lines = reading.lines_of(values.input)

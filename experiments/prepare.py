@@ -12,16 +12,20 @@ fingerprint of the training data that runs will record.
 from pathlib import Path
 
 from experiments import cli
+from experiments.train import like
+from xformer.checks import check_learns
 from xformer.console import say
 
 
 def main(argv: list[str]) -> None:
-    config = cli.experiment(argv, __doc__, ('data', 'model', 'train'))[1].config
-    from xformer.data.pipeline import prepare
-    given = None
-    if config.train.init_from:
+    values, (_, config, _) = cli.experiment(argv, __doc__, ('data', 'model', 'train'))
+    check_learns(config)
+    given, source = None, config.train.init_from or config.train.teacher
+    if source:
         from xformer.run import tokenizers_in
-        given = tokenizers_in(Path(config.train.init_from))
+        config = like(config, Path(source), values, only_tokenizer=not config.train.init_from)
+        given = tokenizers_in(Path(source))
+    from xformer.data.pipeline import prepare
     corpus = prepare(config, say, given)
     for split, store in corpus.stores.items():
         tokens = sum(len(column.ids) for column in store.columns.values())

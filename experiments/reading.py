@@ -27,10 +27,14 @@ def config_of(values: flags.FlagValues) -> Config:
                  and values[f'config.{name}'].value is not None}:
         config = override(config, dict.fromkeys(limits - given, 0))
     config = cli.changed(config, values)
-    beam_size = 'config.decode.beam_size'
-    if config.decode.strategy == 'sample' and beam_size in values and values[beam_size].present:
-        raise UserError('--config.decode.beam_size has no effect with decode.strategy=sample; '
-                        'leave it out')
+    sample = config.decode.strategy == 'sample'
+    for name, idle in (('beam_size', sample),
+                       ('early_stopping', sample or config.decode.beam_size == 1)):
+        flag = f'config.decode.{name}'
+        if idle and flag in values and values[flag].present:
+            raise UserError(f'--{flag} has no effect with decode.strategy='
+                            f'{config.decode.strategy} and decode.beam_size='
+                            f'{config.decode.beam_size}; leave it out')
     return config
 
 

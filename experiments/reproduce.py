@@ -11,7 +11,6 @@ works, and records nothing.
 
 import importlib.util
 import json
-import platform
 import re
 import signal
 import statistics
@@ -86,14 +85,14 @@ def recorded() -> dict[str, dict]:
 def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
     folders = {line.label: folder / _slug(line) for line in result.runs}
-    trained = {line.label: _with_start(line, folders) for line in result.runs}
-    lines, runs = {}, set()
+    lines, runs, done = {}, set(), {}
     for line in result.lines:
         if line.config:
             found = []
             for seed in range(min(seeds, line.seeds or seeds)):
                 run = folders[line.label] / f'seed-{seed}'
-                found.append(_measured(trained[line.label], run, seed, smoke, run in runs))
+                commands = _commands(_with_start(line, folders, seed), run, seed, smoke)
+                found.append(_measured(line, run, commands, done))
                 runs.add(run)
         else:
             found = list(map(statistics.mean, zip(*(each['values'] for each in lines.values()))))
@@ -102,13 +101,11 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     ours = {label: each['values'] for label, each in lines.items()}
     for label, said in verdicts(result, ours).items():
         lines[label]['status'] = said
-    commands = [command for label, line in trained.items()
-                for command in _commands(line, folders[label] / 'seed-0', 0, smoke)]
+    commands = [command for command in done if any('/seed-0' in part for part in command)]
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'note': result.note,
             'seeds': seeds, 'lines': lines,
-            'commands': list(dict.fromkeys(' '.join(['python', '-m', *command])
-                                           for command in commands)),
+            'commands': [' '.join(['python', '-m', *command]) for command in commands],
             'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
                         for each in folders.values()},
             'hardware': ' and '.join(sorted(set(map(_hardware, manifests)))),
@@ -135,9 +132,9 @@ def _metrics(line: Line, run: Path) -> dict:
     return json.loads((run / 'eval' / f'{line.split}.json').read_text())['metrics']
 
 
-def _with_start(line: Line, folders: Mapping[str, Path]) -> Line:
+def _with_start(line: Line, folders: Mapping[str, Path], seed: int) -> Line:
     """With what its training begins with among its settings."""
-    start = (folders[line.after] / 'seed-0' if line.after else
+    start = (folders[line.after] / f'seed-{seed}' if line.after else
              _weights(line.weights) if line.weights else None)
     return replace(line, settings=line.settings | {'train.init_from': start}) if start else line
 
@@ -151,17 +148,21 @@ def _weights(package: str) -> Path:
     return next(Path(found.origin).parent.rglob('model.safetensors')).parent
 
 
-def _measured(line: Line, run: Path, seed: int, smoke: bool, trained: bool) -> float | None:
-    for command in _commands(line, run, seed, smoke)[trained:]:
-        _run(command)
+def _measured(line: Line, run: Path, commands: list[tuple[str, ...]],
+              done: dict[tuple[str, ...], dict]) -> float | None:
+    """The figure of a line. `done` gets what each command has measured: none is run twice."""
+    for command in commands:
+        if command not in done:
+            _run(command)
+            done[command] = {} if command[0] == 'experiments.train' else _metrics(line, run)
     if line.reaches:
         from xformer.train.telemetry import read_rows
         return next((row['step'] for row in read_rows(run / 'metrics.jsonl')
                      if row.get(line.measure, 0) >= line.reaches), None)
-    return line.factor * _metrics(line, run)[line.measure]
+    return line.factor * done[commands[-1]][line.measure]
 
 
-def _run(command: list[str]) -> None:
+def _run(command: tuple[str, ...]) -> None:
     """Raises Failed unless it succeeds. A signal to stop goes on to it, so that it saves."""
     say(' '.join(['python', '-m', *command]))
     child = subprocess.Popen([sys.executable, '-m', *command])
@@ -180,18 +181,19 @@ def _run(command: list[str]) -> None:
     if stopped:
         raise Stopped(f'stopped by {stopped[0]}; the same command goes on')
     if code:
-        raise Failed(f'{command[0]} exited with {code}; the same command goes on', code)
+        raise Failed(f'{command[0]} exited with {code}; the same command goes on',
+                     code if code > 0 else 1)  # below 0 it is the signal that killed it
 
 
-def _commands(line: Line, run: Path, seed: int, smoke: bool) -> list[list[str]]:
+def _commands(line: Line, run: Path, seed: int, smoke: bool) -> list[tuple[str, ...]]:
     """To train, and to measure what training has not."""
     config = f'{line.config.partition(":")[0]}:smoke' if smoke else line.config
     settings = {name: value for name, value in line.settings.items()
                 if not (smoke and name == 'train.steps')} | {'train.seed': seed}
-    checkpoint = [flag for flag in line.evaluate if not (smoke and flag.startswith('--checkpoint'))]
-    train = ['experiments.train', f'--config={config}', f'--workdir={run}',
-             *(f'--config.{name}={value}' for name, value in settings.items())]
-    evaluate = ['experiments.evaluate', f'--model={run}', f'--split={line.split}', *checkpoint]
+    more = [flag for flag in line.evaluate if not (smoke and flag.startswith('--checkpoint'))]
+    train = ('experiments.train', f'--config={config}', f'--workdir={run}',
+             *(f'--config.{name}={value}' for name, value in settings.items()))
+    evaluate = ('experiments.evaluate', f'--model={run}', f'--split={line.split}', *more)
     return [train] if line.reaches else [train, evaluate]
 
 
@@ -215,18 +217,11 @@ def _listed(values: list[float | None]) -> str:
 
 
 def _hardware(manifest: Mapping) -> str:
-    """What a run was trained on, whose processor is that of this machine."""
+    """What a run was trained on."""
     devices, cores = manifest['devices'], manifest['cpus']
     if devices['platform'] != 'cpu':
         return f'{devices["count"]} × {devices["kind"]}'
-    return f'{cores} core{"s" * (cores > 1)}, {_processor()}'
-
-
-def _processor() -> str:
-    try:
-        return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
+    return f'{cores} core{"s" * (cores > 1)}, {manifest.get("processor", "an unknown processor")}'
 
 
 if __name__ == '__main__':

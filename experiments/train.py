@@ -44,8 +44,10 @@ def main(argv: list[str]) -> None:
         check_same(['data.objective'], f'train.teacher={teacher}', _config_in(Path(teacher)),
                    'the student', config)
     if begins or teacher:
-        config = _like(config, folder if goes_on else Path(begins or teacher), values,
-                       only_tokenizer=not begins)
+        config = like(config, folder if goes_on else Path(begins or teacher), values,
+                      only_tokenizer=not begins)
+    if values.print_config + values.estimate + values.profile > 1:
+        raise UserError('give one of --print_config, --estimate and --profile')
     if values.print_config:
         print(to_json(config), end='')
         return
@@ -69,7 +71,7 @@ def _config_in(source: Path) -> Config:
     return config_in(source)
 
 
-def _like(config: Config, source: Path, values, only_tokenizer: bool) -> Config:
+def like(config: Config, source: Path, values, only_tokenizer: bool) -> Config:
     """With the architecture and the tokenizer of the run that it begins with.
 
     Raises UserError for a flag that asks for others.
@@ -88,7 +90,7 @@ def _like(config: Config, source: Path, values, only_tokenizer: bool) -> Config:
 def _start(source: str):
     from xformer.train.start import Start
     run, origin = _open(source)
-    return Start(run.tokenizers, run.params, origin)
+    return Start(run.tokenizers, run.params, origin, run.config.data.objective)
 
 
 def _own_start(folder: Path):

@@ -89,14 +89,18 @@ def _pairs(lines: list[str], model: ModelConfig) -> tuple[list[str], list[str] |
 def _target_ids(sources: list[list[int]], targets: list[str], run, compilations) -> list[list[int]]:
     """Of each target; of those that are missing, what greedy decoding writes."""
     from xformer.decode.generate import Generator
-    from xformer.evaluate.inputs import template_of
+    from xformer.evaluate.inputs import check_known, template_of
     missing = [source for source, target in zip(sources, targets) if not target]
     config = override(run.config, {'decode.strategy': 'beam', 'decode.beam_size': 1})
     generator = Generator(run.model, config, run.params, compilations)
     written = iter(generator(missing))
     template = template_of(run.config, run.tokenizers)
-    return [template.row([run.tokenizers.target.encode(target)]) if target else next(written)[0].ids
-            for target in targets]
+    tokenizer = run.tokenizers.target
+    found = [template.row([tokenizer.encode(target)]) if target else next(written)[0].ids
+             for target in targets]
+    for number, ids in enumerate(found, start=1):
+        check_known(ids, number, run.config, tokenizer)
+    return found
 
 
 def _write(folder: Path, looks: list, run, layer: int | None, head: int | None) -> None:

@@ -72,8 +72,8 @@ def complete(bare) -> Path:
     for split, per in (('dev', 0.1234), ('test', 0.0567)):
         write_rows(bare / 'eval' / f'{split}.predictions.jsonl', predictions(58))
         (bare / 'eval' / f'{split}.json').write_text(json.dumps({
-            'metrics': {'per': per, 'wer': 0.5, 'per_first': 1.2, 'bleu': 27.31, 'rougeL': 7.5,
-                        'signature': HOSTILE},
+            'metrics': {'per': per, 'wer': 0.5, 'per_first': 1.2, 'bleu': 27.31,
+                        'rougeL': 7.5, 'exact_match': 0.25, 'signature': HOSTILE},
             'floors': {'bleu': 4.2, 'signature': HOSTILE}, 'split': split,
             'examples': 4321, 'scoring': {'refs': 'any', 'strip': '012'},
             'decode': dataclasses.asdict(CONFIG.decode), 'checkpoint': f'step 20 {HOSTILE}',
@@ -147,11 +147,14 @@ def test_every_section_is_there(complete):
 
 def test_headline_and_results(complete):
     page = Page(write_report(complete))
-    assert ('30 of 40 steps trained · dev: per 12.34%, wer 50.00%, bleu 27.31, rougeL 7.5 · '
-            'test: per 5.67%, wer 50.00%, bleu 27.31, rougeL 7.5') in page.text['']
+    assert ('30 of 40 steps trained · '
+            'dev: per 12.34%, wer 50.00%, bleu 27.31, rougeL 7.5, exact_match 25.00% · '
+            'test: per 5.67%, wer 50.00%, bleu 27.31, rougeL 7.5, exact_match 25.00%'
+            ) in page.text['']
     rows = [[cell.strip() for cell in row] for row in page.rows['Results']]
     for row in (['metric', 'value', 'floor'], ['per', '12.34%', ''], ['per', '5.67%', ''],
                 ['per_first', '120.00%', ''], ['bleu', '27.31', '4.2'], ['rougeL', '7.5', ''],
+                ['exact_match', '25.00%', ''],
                 ['checkpoint', f'step 20 {HOSTILE}'], ['scoring.strip', '012'],
                 ['decode.beam_size', '4']):
         assert row in rows

@@ -80,7 +80,7 @@ def _headline(config: Config, metrics: list[dict], results: list[dict]) -> str:
     parts = [f'{metrics[-1]["step"] if metrics else 0:,} of {config.train.steps:,} steps trained']
     for result in results:
         main = {name: value for name, value in result['metrics'].items()
-                if '_' not in name and not isinstance(value, str)}
+                if not isinstance(value, str) and ('_' not in name or name == 'exact_match')}
         listed = ', '.join(f'{name} {plain(name, value).strip()}' for name, value in main.items())
         parts.append(f'{result["split"]}: {listed}')
     return ' · '.join(parts)

@@ -16,6 +16,7 @@ from xformer.interop.tables import by_path, nested
 from xformer.interop.tokenizers import read_tokenizers
 from xformer.models import build, init_params
 from xformer.train.checkpoint import read_params
+from xformer.train.folder import read_manifest
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,7 @@ def open_run(folder: Path, config: Config, checkpoint: str, say: Callable[[str],
     """
     if is_checkpoint(folder):
         return _open_checkpoint(folder, config, checkpoint, say)
-    try:
-        manifest = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise UserError(f'cannot read {folder}/manifest.json ({error}); restore it from a copy'
-                        ) from None
+    manifest = read_manifest(folder)
     model = build(config)
     shapes = _shapes(model)
     device = SingleDeviceSharding(jax.devices()[0])

@@ -20,7 +20,7 @@ CONFIG = override(preset('t5-small', Config(
     data=DataConfig(
         objective='spans', train='data/c4.jsonl.gz', dev='data/c4_validation.jsonl.gz',
         test='data/c4_validation.jsonl.gz', format='jsonl', tokenizer='unigram',
-        tokenizer_file='data/t5/spiece.model', batch_tokens=2 * 128 * 512),
+        tokenizer_file='data/t5/spiece.model', batch_tokens=128 * (512 + 115)),
     optim=OptimConfig(optimizer='adafactor', schedule='rsqrt', peak_learning_rate=1e-2,
                       warmup_steps=10_000, label_smoothing=0.0),
     train=TrainConfig(steps=524_288, log_every=100, eval_every=50_000, save_every=5000))), {

@@ -2,7 +2,8 @@
 
 The recipe of finetune_sst2 on 3,394 sentences with 1,975 entities of six types; few of dev and
 test occur in training, so that names have to be known by their context. F1 of entities; the floor
-is no entity at all, and a gazetteer of the training entities finds 3.0 of test.
+is no entity at all; a gazetteer of the training entities reaches 3.0 of test
+(python -m benchmarks.baselines).
 
 Seed 0: 4.2 of test, from scratch 5.4, in 2.5 minutes on 2 CPU cores.
 

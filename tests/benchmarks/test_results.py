@@ -83,6 +83,8 @@ def test_the_check_reads_folders_and_fails_on_worse_ratios(tmp_path, monkeypatch
     assert capsys.readouterr().out.count('WORSE') == 2
     with pytest.raises(UserError, match='no results'):
         check.main(['check', str(tmp_path)])
+    with pytest.raises(UserError, match='give one FOLDER'):
+        check.main(['check'])
 
 
 def test_turns_rotate_and_each_is_timed(monkeypatch):

@@ -21,7 +21,7 @@ from xformer.evaluate.embeddings import (
     purity,
     unit,
 )
-from xformer.evaluate.inputs import encode_texts
+from xformer.evaluate.inputs import encode_outputs, encode_texts
 from xformer.nn.masks import Packing
 
 TEXTS = ['abc', 'hgfedcba hgfedcba abc', 'cab', 'abc', 'bad']
@@ -124,6 +124,11 @@ def test_a_token_that_the_model_has_no_place_for_is_named(small):
     short = override(one.config, {'model.vocab_size': last})
     with pytest.raises(UserError, match="input 2 has 'h', of which the model has no embedding"):
         encode_texts(['ab', 'ah'], short, one.tokenizers)
+    one = small('seq2seq')
+    last = one.tokenizers.target.encode('h')[0]
+    short = override(one.config, {'model.vocab_size': last})
+    with pytest.raises(UserError, match="input 2 has 'h', of which the model has no embedding"):
+        encode_outputs(['ab', 'ah'], [[4], [4]], short, one.tokenizers)
 
 
 def test_a_text_too_long_is_named_or_cut(small):

@@ -98,6 +98,8 @@ BEFORE_JAX = {
     'field in .py': ('train --config=typo.py', 'typo.py:2', 'd_modle'),
     '.py without CONFIG': ('train --config=none.py', 'none.py', 'CONFIG'),
 
+    'two ways of not training': ('train --config=tiny.py --print_config --estimate',
+                                 '--print_config', '--estimate'),
     'begins nowhere': ('train --config=tiny.py --config.train.init_from=nowhere', 'nowhere'),
     'teacher of another kind': ('train --config=finetune_sst2 --config.train.teacher=mine', 'mine',
                                 'data.objective=pairs', 'classify'),
@@ -126,6 +128,9 @@ BEFORE_JAX = {
                          '--input'),
     'more outputs than beam': ('generate --model=mine --prompt=ab --num_outputs=5',
                                '--num_outputs=5', 'decode.beam_size=4'),
+    'early stopping of nothing': (
+        'generate --model=mine --prompt=ab --config.decode.beam_size=1 '
+        '--config.decode.early_stopping=true', '--config.decode.early_stopping', 'beam_size=1'),
     'no outputs': ('generate --model=mine --prompt=ab --num_outputs=0', '--num_outputs'),
     'output exists': ('generate --model=mine --prompt=ab --output=words.txt', 'words.txt',
                       'exists'),

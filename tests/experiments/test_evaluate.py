@@ -160,6 +160,22 @@ def test_bits_are_shared_by_bytes_and_by_characters(language_model, run, tmp_pat
     assert result['metrics']['bits_per_character'] == pytest.approx(bits / 12)
 
 
+def test_a_language_model_reads_a_pipe(language_model, run, tmp_path):
+    (tmp_path / 'more.txt').write_text('1+2=3\n2+2=4\n')
+    measured = []
+    for source, text in ('more.txt', ''), ('-', '1+2=3\n2+2=4\n'):
+        done = run('evaluate', f'--model={language_model}', f'--input={source}', '--output=scores',
+                   text=text)
+        assert done.returncode == 0, done.stderr
+        measured.append(done.stdout)
+    assert measured[0] == measured[1] and 'nll' in measured[0]
+
+
+def test_more_batches_than_there_are_are_refused(language_model, run):
+    done = run('evaluate', f'--model={language_model}', '--split=dev', '--batches=1000')
+    assert done.returncode == 2 and '--batches=1000 is more than the' in done.stderr
+
+
 @pytest.mark.parametrize('objective, named, text, expected', [
     ('pairs', 'sentences', 'AB\tC d\n', [('ab', 'C d')]),
     ('lm', 'sentences', 'AB\nC', [['ab\n', 'c']]),

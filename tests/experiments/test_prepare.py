@@ -27,3 +27,5 @@ def test_mistakes():
         prepare.main(['prepare'])
     with pytest.raises(UserError, match='there is no experiment'):
         prepare.main(['prepare', '--config=nothing_of_the_kind'])
+    with pytest.raises(UserError, match='data.dataset'):
+        prepare.main(['prepare', '--config=g2p_quickstart', '--config.data.dataset='])

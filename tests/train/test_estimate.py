@@ -34,10 +34,16 @@ def test_the_batch_is_laid_out_as_the_objective_does(objective):
     real = make_objective(config, corpus.stores['dev'], corpus.tokenizers)
     abstract = abstract_batch(config)
     rows, width = abstract[next(iter(abstract))].shape
-    shape = (rows, width, width if config.model.family == 'seq2seq' else 0)
+    shape = (rows, width, abstract['inputs_BT'].shape[1] if 'source_BS' in abstract else 0)
     batch = real.batch(np.arange(rows), shape, np.random.Generator(np.random.Philox(0)))
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
         name: (value.shape, value.dtype) for name, value in abstract.items()}
+
+
+def test_t5_has_128_rows_of_512_and_what_is_hidden_of_them():
+    batch = abstract_batch(load('t5_small_c4').config)
+    assert batch['source_BS'].shape == (128, 512)
+    assert batch['labels_BT'].shape == (128, 85 + 28 + 2)  # of 568 tokens; 28 spans; end, EOS
 
 
 def test_the_state_is_parameters_and_two_moments():

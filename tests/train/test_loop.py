@@ -1,11 +1,14 @@
 """What the data say of a configuration before training begins."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from xformer.config import Config, UserError, override
 from xformer.data.pipeline import prepare
 from xformer.data.tokenizers import train_tokenizers
 from xformer.train.loop import resolve
+from xformer.train.start import Start
 
 
 @pytest.mark.parametrize('target', ['b', 'z'])
@@ -26,3 +29,12 @@ def test_a_model_may_lack_tokens_that_no_text_has(target, tmp_path, monkeypatch)
             resolve(short, corpus)
     else:
         assert resolve(short, corpus).model.vocab_size == last
+
+
+@pytest.mark.parametrize('objective, labels, stays', [
+    ('classify', ('no', 'yes'), True), ('classify', ('yes', 'no'), False),
+    ('answer', ('no', 'yes'), False), ('regress', (), False)])
+def test_a_head_is_kept_where_it_stands_for_the_same(objective, labels, stays):
+    start = Start(SimpleNamespace(labels=('no', 'yes')), {'head': 1, 'encoder': 2}, {}, 'classify')
+    kept = start.for_head(objective, labels).params
+    assert 'encoder' in kept and ('head' in kept) == stays

@@ -313,4 +313,6 @@ def _why_empty(split: str, counts: dict) -> str:
     if counts['dropped']:
         return (f": all {counts['dropped']:,} were too long; set a larger "
                 '--config.model.max_length')
+    if split not in SPLITS:
+        return ''
     return f'; give --config.data.{split}=FILE or a larger --config.data.train'

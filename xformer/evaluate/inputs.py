@@ -57,15 +57,20 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
             room = most - (len(row) - sum(map(len, sides)))
             sides = shortened(*sides, room) if len(sides) == 2 else [sides[0][:room]]
             row = template.row(sides)
-        if 0 < config.model.vocab_size <= (highest := max(row)):
-            [token] = tokenizers.source.tokens([highest])
-            raise UserError(f'input {number} has {token!r}, of which the model has no embedding; '
-                            'leave it out')
+        check_known(row, number, config, tokenizers.source)
         second = len([*template.before, *sides[0], *template.between]) if len(sides) == 2 else None
         encoded.append(Text(row, second))
     if cut:
         say(f'texts beyond model.max_length={most}, cut there: {cut:,}')
     return encoded
+
+
+def check_known(ids: Sequence[int], number: int, config: Config, tokenizer) -> None:
+    """Raises UserError for a token of which the model has no embedding."""
+    if 0 < config.model.vocab_size <= (highest := max(ids)):
+        [token] = tokenizer.tokens([highest])
+        raise UserError(f'input {number} has {token!r}, of which the model has no embedding; '
+                        'leave it out')
 
 
 def _ids(text: str, config: Config, tokenizers: Tokenizers) -> list[int]:
@@ -139,6 +144,7 @@ def encode_outputs(texts: Sequence[str], sources: Sequence[Sequence[int]], confi
         length = len(ids) + (len(source) if config.model.family == 'decoder' else 0)
         if not ids:
             raise UserError(f'input {number} is empty; give at least one token')
+        check_known(ids, number, config, tokenizer)
         if length > config.model.max_length:
             raise UserError(f'output {number} ({text[:40]!r}...) makes {length:,} tokens; the '
                             f'model takes {config.model.max_length}: shorten it')

@@ -60,7 +60,7 @@ def _row(sweep: Sweep, place: int, trials: list[FrozenTrial]) -> Row:
     state, reason = trial.state.name.lower(), trial.user_attrs.get('reason', '')
     if trial.state is TrialState.FAIL:
         state = 'failed' if sweep.given_up(trials) else STOPPED
-        reason = reason or f'its worker died, {len(trials)} times'
+        reason = reason or f'its runs or workers died, {len(trials)} times'
     spent = [(each.datetime_complete - each.datetime_start).total_seconds() / 60
              for each in trials if each.datetime_complete and each.datetime_start
              and not (each.state is TrialState.FAIL and 'reason' not in each.user_attrs)]

@@ -108,7 +108,7 @@ class Runner:
     def _trained(self, trial: optuna.Trial, folder: Path, settings: dict, reports: bool) -> float:
         """The metric of one run."""
         name = self._sweep.plan.measure
-        flags = [f'--config.{field}={_text(value)}' for field, value in settings.items()]
+        flags = [f'--config.{field}={value}' for field, value in settings.items()]
         rows = _Follower(folder / 'metrics.jsonl', name)
 
         def report() -> None:
@@ -215,10 +215,6 @@ def _runs_on(child: subprocess.Popen) -> bool:
     except subprocess.TimeoutExpired:
         return True
     return False
-
-
-def _text(value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def prepare_folder(folder: Path, sweep: Sweep) -> None:

@@ -4,8 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xformer.config import CHOOSING, Config, UserError, is_labelled
+from xformer.data.objectives.spans import SpanNoise
 from xformer.models import build
 from xformer.train.distil import make_teach
 from xformer.train.step import make_steps
@@ -41,19 +43,18 @@ def estimate(config: Config) -> dict[str, int | dict]:
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """The longest batch, as shapes: the arrays that `xformer.data.objectives` make."""
     data, model = config.data, config.model
-    length = data.sequence_length or model.max_length
-    sides = 2 if model.family == 'seq2seq' else 1
-    rows = data.batch_tokens // (sides * length) // data.batch_multiple * data.batch_multiple
+    length, target = _longest(config)
+    rows = data.batch_tokens // (length + target) // data.batch_multiple * data.batch_multiple
     if not rows:
         raise UserError(f'data.batch_tokens={data.batch_tokens} holds no data.batch_multiple='
-                        f'{data.batch_multiple} rows of {sides} × {length} tokens; make it larger')
+                        f'{data.batch_multiple} rows of {length} + {target} tokens; make it larger')
 
     def arrays(names: str, *shape: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names.split()}
 
     if model.family == 'seq2seq':
-        return arrays('source_BS inputs_BT labels_BT', rows, length) | arrays(
-            'source_lengths_B target_lengths_B', rows)
+        return (arrays('source_BS', rows, length) | arrays('inputs_BT labels_BT', rows, target)
+                | arrays('source_lengths_B target_lengths_B', rows))
     if model.family == 'decoder':
         scored = ' scored_BT' if data.objective == 'pairs' else ''
         return arrays('inputs_BT labels_BT segments_BT positions_BT' + scored, rows, length)
@@ -67,3 +68,15 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     return (arrays('inputs_BS types_BS', rows, length)
             | arrays('masked_BP masked_labels_BP', rows, masked)
             | arrays('lengths_B masked_lengths_B' + nsp, rows))
+
+
+def _longest(config: Config) -> tuple[int, int]:
+    """Source and target slots of the longest example; no target but in seq2seq."""
+    data, length = config.data, config.data.sequence_length or config.model.max_length
+    if config.model.family != 'seq2seq':
+        return length, 0
+    if data.objective != 'spans':
+        return length, length
+    noise = SpanNoise(data.noise_rate, data.mean_span, tuple(range(100)))  # sentinels, as T5 has
+    source, target = noise.lengths(np.array([noise.largest_chunk(length)]))[0].tolist()
+    return source, target

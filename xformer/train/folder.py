@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xformer.config import Config, UserError, diff, from_json, to_flat, to_json
+from xformer.config import Config, UserError, diff, read_config, to_flat, to_json
 from xformer.console import say
 from xformer.data.pipeline import Corpus
 
@@ -37,7 +38,7 @@ def check_folder(folder: Path, config: Config) -> None:
         if folder.exists() and any(item.name not in BEFORE_CONFIG for item in folder.iterdir()):
             raise UserError(f'{folder} is not empty and holds no run; choose another --workdir')
         return
-    changes = diff(from_json(path.read_text(), str(path)), config)
+    changes = diff(read_config(folder), config)
     for name, automatic in AUTOMATIC.items():
         if to_flat(config)[name] == automatic:
             changes.pop(name, None)
@@ -89,7 +90,7 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
     """
     manifest = folder / 'manifest.json'
     if manifest.exists():
-        before = json.loads(manifest.read_text())
+        before = read_manifest(folder)
         if before['data_fingerprint'] != corpus.fingerprint:
             raise UserError(f'the training data are not those that {folder} was trained on; '
                             'restore them, or choose another --workdir')
@@ -110,6 +111,15 @@ def create_folder(folder: Path, config: Config, corpus: Corpus, parallel: dict,
     write_atomically(manifest, json.dumps(about, indent=2) + '\n')
 
 
+def read_manifest(folder: Path) -> dict:
+    """What `describe` said of a run. Raises UserError where it is missing or damaged."""
+    try:
+        return json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot read {folder}/manifest.json ({error}); restore it from a copy'
+                        ) from None
+
+
 def _listed(devices: dict) -> str:
     return ', '.join(f'{name} {value}' for name, value in devices.items())
 
@@ -127,12 +137,20 @@ def describe(corpus: Corpus, parallel: dict) -> dict:
         'python': platform.python_version(),
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
         'platform': platform.platform(),
+        'processor': processor(),
         'cpus': cpus(),
         'devices': parallel,
         'command': [Path(sys.argv[0]).stem, *sys.argv[1:]],
         'environment': {name: os.environ[name] for name in ('XLA_FLAGS', 'JAX_PLATFORMS')
                         if name in os.environ},
     }
+
+
+def processor() -> str:
+    """The model of this machine's processor, as far as the system tells."""
+    cpuinfo = Path('/proc/cpuinfo')
+    named = re.search(r'model name\s*: (.+)', cpuinfo.read_text() if cpuinfo.exists() else '')
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def cpus() -> int:

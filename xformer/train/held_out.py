@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from xformer.compiled import Compilations
-from xformer.config import Config
+from xformer.config import Config, UserError
 from xformer.data.objectives import labels_of, make_objective
 from xformer.data.plan import random_numbers, sequential_batches
 from xformer.data.store import TokenStore
@@ -30,6 +30,9 @@ def measure(config: Config, model: nn.Module, params, store: TokenStore, tokeniz
     """
     objective = make_objective(config, store, tokenizers)
     numbered = list(enumerate(sequential_batches(objective, config.data)))
+    if batches > len(numbered):
+        raise UserError(f'--batches={batches} is more than the {len(numbered)} there are; leave '
+                        'it out to measure all')
     if batches:
         chosen = random_numbers(config.train.seed, fingerprint, 'held out').random(len(numbered))
         numbered = [numbered[i] for i in sorted(np.argsort(chosen)[:batches])]

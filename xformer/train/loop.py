@@ -8,7 +8,15 @@ import jax
 import numpy as np
 
 from xformer.compiled import Compilations
-from xformer.config import CHOOSING, Config, Ending, TrainConfig, UserError, override
+from xformer.config import (
+    CHOOSING,
+    Config,
+    Ending,
+    TrainConfig,
+    UserError,
+    is_labelled,
+    override,
+)
 from xformer.console import say
 from xformer.data.objectives import make_objective, real_tokens
 from xformer.data.pipeline import Corpus, prefetch, prepare
@@ -47,8 +55,8 @@ def train(config: Config, folder: Path, start: Start | None = None,
         begun = start or teacher
         corpus = prepare(config, say, begun and begun.tokenizers)
         config = resolve(config, corpus)
-        if start and config.data.objective in CHOOSING:
-            start = start.for_labels(corpus.tokenizers.labels)
+        if start and is_labelled(config):
+            start = start.for_head(config.data.objective, corpus.tokenizers.labels)
         if teacher:
             check_teacher(teacher, config, corpus.tokenizers)
         learn, dev = (make_objective(config, corpus.stores[split], corpus.tokenizers)
@@ -202,7 +210,7 @@ class Training:
 
     def _since_best(self) -> int:
         """Evaluations after the best one."""
-        values = [self.sign * x for x in self.scores]
+        values = [self.sign * x if math.isfinite(x) else math.inf for x in self.scores]
         best = min(range(len(values)), key=values.__getitem__, default=0)
         return max(len(values) - 1 - best, 0)
 
@@ -244,7 +252,6 @@ class Training:
 
     def _save(self, step: int, scores: dict[str, float]) -> None:
         with self.telemetry.timed('checkpoint'):
-            self.telemetry.flush()  # rows up to here must not be lost if the checkpoint is not
             self.checkpoints.save(step, _fields(self.state), scores)
 
     def close(self) -> None:

@@ -10,15 +10,17 @@ from xformer.data.tokenizers import Tokenizers
 
 
 class Start(NamedTuple):
-    """`origin` says which run and checkpoint, and what it was trained on."""
+    """`origin` says which run and checkpoint, and what it was trained on; `objective` what its
+    head learnt."""
 
     tokenizers: Tokenizers
     params: dict
     origin: dict[str, str]
+    objective: str = ''
 
-    def for_labels(self, labels: tuple[str, ...]) -> 'Start':
-        """Without the head where its outputs stand for other labels, whatever their number."""
-        if self.tokenizers.labels == labels:
+    def for_head(self, objective: str, labels: tuple[str, ...]) -> 'Start':
+        """Without the head where its outputs stand for something else, whatever their number."""
+        if (objective, labels) == (self.objective, self.tokenizers.labels):
             return self
         return self._replace(params={name: part for name, part in self.params.items()
                                      if name != 'head'})

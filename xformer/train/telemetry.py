@@ -1,6 +1,7 @@
 """What a run says about itself: metrics.jsonl, timing.jsonl, TensorBoard, a progress bar."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -27,7 +28,7 @@ class Telemetry:
         """`peak`: operations per second of all devices together, if that is known."""
         self._compilations, self._logged, self._peak = compilations, 0, peak
         self._metrics = _reopen(folder / 'metrics.jsonl', step)
-        self._timing = open(folder / 'timing.jsonl', 'a', encoding='utf-8')
+        self._timing = _reopen(folder / 'timing.jsonl')
         self._board = Board(folder / 'tensorboard', step)
         self._progress = Progress(step, total_steps)
         self._begin(step)
@@ -61,6 +62,7 @@ class Telemetry:
     def row(self, step: int, metrics: dict[str, float]) -> None:
         """Write the metrics of a step, and where the time since the last row went."""
         self._metrics.write(json.dumps({'step': step, **metrics}) + '\n')
+        self._metrics.flush()
         for compilation in self._compilations.rows[self._logged:]:
             self._clock({'event': 'compile', **compilation})
         self._logged = len(self._compilations.rows)
@@ -88,10 +90,6 @@ class Telemetry:
     def _clock(self, row: dict) -> None:
         self._timing.write(json.dumps(row) + '\n')
         self._timing.flush()
-
-    def flush(self) -> None:
-        """Rows so far are with the operating system: a kill of this process loses none."""
-        self._metrics.flush()
 
     def say(self, sentence: str) -> None:
         self._progress.say(sentence)
@@ -216,22 +214,28 @@ def device_peak_memory_mib() -> int | None:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a .jsonl file; a last line cut short by a kill is left out."""
+    """The rows of a .jsonl file; a last line cut short by a kill is left out. Raises UserError
+    for any other that is damaged."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding='utf-8').split('\n')
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding='utf-8').split('\n')[:-1]]
+    except ValueError as error:
+        raise UserError(f'{path} is damaged ({error}); remove it, or restore it from a copy'
+                        ) from None
 
 
 def best_row(rows: list[dict], best_by: str) -> dict | None:
-    """The first row of metrics.jsonl that `best_by`, dev/METRIC:min or :max, calls the best."""
+    """The row of metrics.jsonl that `best_by`, dev/METRIC:min or :max, calls the best; of equals
+    the newest, as with checkpoints."""
     name, direction = best_by.split(':')
     sign = 1 if direction == 'min' else -1
-    return min((row for row in rows if name in row), key=lambda row: sign * row[name], default=None)
+    return min((row for row in rows if math.isfinite(row.get(name, math.nan))),
+               key=lambda row: (sign * row[name], -row['step']), default=None)
 
 
-def _reopen(path: Path, step: int):
-    """`path` for appending, without the rows beyond `step`."""
-    kept = [row for row in read_rows(path) if row['step'] <= step]
+def _reopen(path: Path, step: float = math.inf):
+    """`path` for appending, without the rows beyond `step` and a line cut short."""
+    kept = [row for row in read_rows(path) if row.get('step', 0) <= step]
     write_atomically(path, ''.join(json.dumps(row) + '\n' for row in kept))
     return open(path, 'a', encoding='utf-8')
