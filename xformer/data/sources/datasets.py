@@ -123,7 +123,7 @@ def _find(name: str, dataset: Dataset, file: str, origin: str) -> Path:
     for path in _places(dataset, file):
         if path.is_file():
             return path
-    looked = f'{file} of data set {name} is neither in ' + ' nor in '.join(
+    looked = f'{file} of data set {name} is not in ' + ', nor in '.join(
         map(str, _folders(dataset)))
     if not dataset.upstream:
         raise UserError(f'{looked}; put it there: {dataset.build}')
