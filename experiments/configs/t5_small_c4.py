@@ -1,7 +1,8 @@
 """T5-small on C4 as published: span corruption with Adafactor (Raffel et al. 2020, section 3.1).
 
-6 + 6 layers, 512 wide, 60,506,624 parameters; 524,288 updates of 128 × 512 tokens; Adafactor with
-the rate 1/√max(n, 10,000); 15 % of the tokens in spans of 3; no dropout in pre-training.
+6 + 6 layers, 512 wide, 60,506,624 parameters; 524,288 updates of 128 × 512 tokens, which become
+sources of 462 and targets of 105 (theirs: 568 tokens, 512 and 114); Adafactor with the rate
+1/√max(n, 10,000); 15 % of the tokens in spans of 3; no dropout in pre-training.
 
 Needs a GPU or TPU, and C4 from the internet, with its validation part (JSON lines, {"text": ...}
 each); not run here.
@@ -20,7 +21,7 @@ CONFIG = override(preset('t5-small', Config(
     data=DataConfig(
         objective='spans', train='data/c4.jsonl.gz', dev='data/c4_validation.jsonl.gz',
         test='data/c4_validation.jsonl.gz', format='jsonl', tokenizer='unigram',
-        tokenizer_file='data/t5/spiece.model', batch_tokens=128 * (512 + 115)),
+        tokenizer_file='data/t5/spiece.model', batch_tokens=128 * (462 + 105)),
     optim=OptimConfig(optimizer='adafactor', schedule='rsqrt', peak_learning_rate=1e-2,
                       warmup_steps=10_000, label_smoothing=0.0),
     train=TrainConfig(steps=524_288, log_every=100, eval_every=50_000, save_every=5000))), {

@@ -40,10 +40,10 @@ def test_the_batch_is_laid_out_as_the_objective_does(objective):
         name: (value.shape, value.dtype) for name, value in abstract.items()}
 
 
-def test_t5_has_128_rows_of_512_and_what_is_hidden_of_them():
-    batch = abstract_batch(load('t5_small_c4').config)
-    assert batch['source_BS'].shape == (128, 512)
-    assert batch['labels_BT'].shape == (128, 85 + 28 + 2)  # of 568 tokens; 28 spans; end, EOS
+def test_t5_has_128_rows_and_what_is_hidden_of_them():
+    batch = abstract_batch(load('t5_small_c4').config)  # 77 of 512 tokens, in 26 spans
+    assert batch['source_BS'].shape == (128, 512 - 77 + 26 + 1)  # EOS
+    assert batch['labels_BT'].shape == (128, 77 + 26 + 2)  # the last sentinel, EOS
 
 
 def test_the_state_is_parameters_and_two_moments():
