@@ -1,4 +1,4 @@
-"""A CPU's working memory is made once, not at every step."""
+"""A CPU's working memory is made once or twice, not at every step."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-STEPS = 5
+STEPS = 20
 MIB = 64  # of working memory, which is more than glibc keeps by itself
 SCRIPT = f'''
 import resource, sys
@@ -40,4 +40,4 @@ def made(environment, *arguments) -> float:
 def test_pages_of_the_working_memory_are_made_once(environment):
     plain = {name: value for name, value in environment.items() if name != 'GLIBC_TUNABLES'}
     assert made(plain) > 0.9 * MIB * 2**20
-    assert made(plain, 'kept') < 0.1 * MIB * 2**20
+    assert made(plain, 'kept') < 0.2 * MIB * 2**20  # the heap may grow once or twice
