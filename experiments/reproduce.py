@@ -85,7 +85,7 @@ def recorded() -> dict[str, dict]:
 def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
     folders = {line.label: folder / _slug(line) for line in result.runs}
-    lines, runs, done = {}, set(), {}
+    lines, runs, done, shown = {}, set(), {}, {}  # shown: of the first seed
     for line in result.lines:
         if line.config:
             found = []
@@ -93,6 +93,7 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
                 run = folders[line.label] / f'seed-{seed}'
                 commands = _commands(_with_start(line, folders, seed), run, seed, smoke)
                 found.append(_measured(line, run, commands, done))
+                shown |= dict.fromkeys(commands) if seed == 0 else {}
                 runs.add(run)
         else:
             found = list(map(statistics.mean, zip(*(each['values'] for each in lines.values()))))
@@ -101,11 +102,10 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     ours = {label: each['values'] for label, each in lines.items()}
     for label, said in verdicts(result, ours).items():
         lines[label]['status'] = said
-    commands = [command for command in done if any('/seed-0' in part for part in command)]
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'note': result.note,
             'seeds': seeds, 'lines': lines,
-            'commands': [' '.join(['python', '-m', *command]) for command in commands],
+            'commands': [' '.join(['python', '-m', *command]) for command in shown],
             'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
                         for each in folders.values()},
             'hardware': ' and '.join(sorted(set(map(_hardware, manifests)))),

@@ -37,6 +37,8 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> None:
     values, (name, config, _) = cli.experiment(argv, __doc__, SECTIONS, define)
     check_learns(config)
+    if values.print_config + values.estimate + values.profile > 1:
+        raise UserError('give one of --print_config, --estimate and --profile')
     folder = Path(values.workdir or f'runs/{name}')
     goes_on = any((folder / 'checkpoints').glob('*.json'))  # what it began with may be gone
     begins, teacher = config.train.init_from, config.train.teacher
@@ -46,8 +48,6 @@ def main(argv: list[str]) -> None:
     if begins or teacher:
         config = like(config, folder if goes_on else Path(begins or teacher), values,
                       only_tokenizer=not begins)
-    if values.print_config + values.estimate + values.profile > 1:
-        raise UserError('give one of --print_config, --estimate and --profile')
     if values.print_config:
         print(to_json(config), end='')
         return
