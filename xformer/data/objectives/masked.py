@@ -12,9 +12,9 @@ from xformer.data.objectives.rows import (
     choose,
     compacted,
     draw,
+    encoder_rows,
     extended,
     one_sided,
-    place,
 )
 from xformer.data.plan import Shape
 from xformer.data.tokenizers import Special
@@ -140,13 +140,10 @@ class MaskedTokens:
         """The arrays of `Masking.arrays`, types all 0. Raises ValueError when the examples do not
         fit in the shape."""
         starts_N, stops_N = self.chunks.bounds(indices)
-        lengths_N = stops_N - starts_N + 2
-        check_fit(one_sided(lengths_N), shape)
-        ids_NS = np.full((len(indices), shape[1]), self.special.pad, np.int32)
-        ids_NS[:, 0] = self.special.bos
-        place(ids_NS, self.chunks.ids, starts_N, lengths_N - 2, at_N=1)
-        ids_NS[np.arange(len(indices)), lengths_N - 1] = self.special.eos
-        return self.masking.arrays(ids_NS, lengths_N, np.zeros_like(ids_NS), shape[0], random)
+        none_N = np.zeros_like(starts_N)
+        inputs = encoder_rows(self.chunks.ids, starts_N, stops_N - starts_N,
+                              self.chunks.ids, none_N, none_N, shape, self.special)
+        return self.masking.arrays(*inputs, shape[0], random)
 
 
 TRIES = 8  # to find a random sentence that is short enough
@@ -190,16 +187,10 @@ class NextSentence:
         b_starts_N, b_stops_N = (np.where(other_N, there_N, here_N) for there_N, here_N in
                                  zip(elsewhere, (cuts_N, stops_N)))
 
-        a_N, b_N = cuts_N - starts_N, b_stops_N - b_starts_N
-        ids_NS = np.full((len(indices), shape[1]), self.special.pad, np.int32)
-        ids_NS[:, 0] = self.special.bos
-        place(ids_NS, self.chunks.ids, starts_N, a_N, at_N=1)
-        place(ids_NS, self.chunks.ids, b_starts_N, b_N, at_N=a_N + 2)
-        ids_NS[np.arange(len(indices)), a_N + 1] = self.special.eos
-        ids_NS[np.arange(len(indices)), a_N + b_N + 2] = self.special.eos
-        columns = np.arange(shape[1])
-        types_NS = (columns >= a_N[:, None] + 2) & (columns <= (a_N + b_N)[:, None] + 2)
-        arrays = self.masking.arrays(ids_NS, a_N + b_N + 3, types_NS, shape[0], random)
+        inputs = encoder_rows(self.chunks.ids, starts_N, cuts_N - starts_N,
+                              self.chunks.ids, b_starts_N, b_stops_N - b_starts_N, shape,
+                              self.special)
+        arrays = self.masking.arrays(*inputs, shape[0], random)
         return arrays | {'nsp_labels_B': extended(other_N, shape[0])}
 
     def _ends_sentence(self, chunks_N: np.ndarray, stops_N: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Ragged token ids as rows of a batch: placed, compacted, shifted, checked."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,46 @@ def place(rows_NS: np.ndarray, ids: np.ndarray, starts_N: np.ndarray, lengths_N:
     columns_NS = np.arange(rows_NS.shape[1]) - np.reshape(at_N, (-1, 1))
     inside_NS = (columns_NS >= 0) & (columns_NS < lengths_N[:, None])
     rows_NS[inside_NS] = ids[(starts_N[:, None] + columns_NS)[inside_NS]]
+
+
+class Inputs(NamedTuple):
+    """[BOS] first [EOS], or [BOS] first [EOS] second [EOS] where there is a second text; in
+    RoBERTa's rows two EOS part them (`between`)."""
+
+    ids_NS: np.ndarray
+    lengths_N: np.ndarray
+    types_NS: np.ndarray  # 1 for second and its EOS (Devlin et al. 2019, section 3)
+
+    def arrays(self, rows: int, special: Special) -> dict[str, np.ndarray]:
+        return {'inputs_BS': extended(self.ids_NS, rows, special.pad),
+                'lengths_B': extended(self.lengths_N, rows),
+                'types_BS': extended(self.types_NS, rows)}
+
+
+def encoder_rows(a: np.ndarray, a_starts_N: np.ndarray, a_N: np.ndarray,
+                 b: np.ndarray, b_starts_N: np.ndarray, b_N: np.ndarray,
+                 shape: Shape, special: Special, between: int = 1) -> Inputs:
+    """Rows of a[start:start + length] and, where it is not empty, the same of b.
+
+    Raises ValueError when they do not fit in the shape.
+    """
+    lengths_N = input_lengths(a_N, b_N, between)
+    check_fit(one_sided(lengths_N), shape)
+    ids_NS = np.full((len(a_N), shape[1]), special.pad, np.int32)
+    rows, columns = np.arange(len(a_N)), np.arange(shape[1])
+    b_at_N = a_N + 1 + between
+    ids_NS[:, 0] = special.bos
+    place(ids_NS, a, a_starts_N, a_N, at_N=1)
+    place(ids_NS, b, b_starts_N, b_N, at_N=b_at_N)
+    for ends_N in (a_N + 1, np.minimum(b_at_N, lengths_N) - 1, lengths_N - 1):
+        ids_NS[rows, ends_N] = special.eos
+    types_NS = (columns >= b_at_N[:, None]) & (columns < lengths_N[:, None])
+    return Inputs(ids_NS, lengths_N, types_NS)
+
+
+def input_lengths(first_N: np.ndarray, second_N: np.ndarray, between: int) -> np.ndarray:
+    """Tokens with BOS and all EOS."""
+    return first_N + 2 + np.where(second_N > 0, second_N + between, 0)
 
 
 def compacted(values_NS: np.ndarray, keep_NS: np.ndarray, width: int,
