@@ -35,6 +35,7 @@ from xformer.config import (
     writes_outputs,
 )
 from xformer.console import counting, say
+from xformer.files import write_atomically
 
 
 def define(values: flags.FlagValues) -> None:
@@ -216,7 +217,6 @@ def _spread(rows: list, count: int) -> list:
 
 
 def _write(folder: Path, files: dict[str, str | bytes]) -> None:
-    from xformer.train.folder import write_atomically
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {name: floor for floor, names in enumerate([
-    ('config', 'compiled', 'console', 'page'), ('checks', 'presets'), ('nn', 'data'), ('models',),
-    ('decode', 'interop'), ('evaluate',),
+    ('config', 'compiled', 'console', 'files', 'page'), ('checks', 'presets'), ('nn', 'data'),
+    ('models',), ('decode', 'interop'), ('evaluate',),
     ('train',), ('run', 'figures', 'inspector'), ('report',), ('sweep',)]) for name in names}
 MODULES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
            for package in ('xformer', 'experiments', 'benchmarks')

@@ -23,9 +23,9 @@ from xformer.config import (
 )
 from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
+from xformer.files import write_atomically
 from xformer.page import page, paragraph, picture, table
 from xformer.train.flops import FORMULA
-from xformer.train.folder import write_atomically
 from xformer.train.telemetry import read_rows
 
 NUM_SAMPLES = 20

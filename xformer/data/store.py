@@ -29,6 +29,7 @@ from xformer.config import UserError
 from xformer.data.layouts import LAYOUTS, Encoded, Layout, Row
 from xformer.data.sources.splits import SPLITS
 from xformer.data.tokenizers import Tokenizers
+from xformer.files import write_atomically
 
 FORMAT = 3
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 2**20  # tokenised at a time
@@ -235,7 +236,7 @@ class _Writer:
         self._commit()
         manifest = self.identity | self.counts | {'fingerprint': self._fingerprint()}
         del manifest['read']
-        _write_durably(self.folder / 'manifest.json', json.dumps(manifest, indent=1) + '\n')
+        write_atomically(self.folder / 'manifest.json', json.dumps(manifest, indent=1) + '\n')
         (self.folder / PROGRESS).unlink()
 
     def _commit(self) -> None:
@@ -244,7 +245,7 @@ class _Writer:
             os.fsync(file.fileno())
         state = {'identity': self.identity, 'counts': self.counts,
                  'sizes': {name: file.tell() for name, file in self.files.items()}}
-        _write_durably(self.folder / PROGRESS, json.dumps(state))
+        write_atomically(self.folder / PROGRESS, json.dumps(state))
         self._committed, self._characters = time.monotonic(), 0
 
     def _saved(self, names: list[str], say: Callable[[str], None]) -> tuple[dict, dict] | None:
@@ -267,16 +268,6 @@ class _Writer:
             with open(self.folder / name, 'rb') as file:
                 digests.append(hashlib.file_digest(file, 'sha256').hexdigest())
         return hashlib.sha256(''.join(digests).encode()).hexdigest()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """The old content or the new, whenever the machine stops."""
-    fresh = path.with_name(path.name + '.tmp')
-    with open(fresh, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from xformer.files import write_atomically
 from xformer.page import page, paragraph, picture, table
 from xformer.sweep.space import Settings
 from xformer.sweep.study import STOPPED, Sweep
-from xformer.train.folder import write_atomically
 
 SHOWN = 20  # of the best trials
 CURVES = 8

@@ -19,8 +19,9 @@ from optuna.trial import TrialState
 
 from xformer.checks import validate
 from xformer.config import UserError, override, to_json
+from xformer.files import write_atomically
 from xformer.sweep.study import STOPPED, Sweep
-from xformer.train.folder import is_held, write_atomically
+from xformer.train.folder import is_held
 from xformer.train.telemetry import best_row, read_rows
 
 POLL_SECONDS = 0.5

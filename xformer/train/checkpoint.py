@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from xformer.config import UserError
+from xformer.files import write_atomically
 
 PyTree = Any
 Metrics = dict[str, float]
@@ -209,7 +210,7 @@ def _record_path(folder: Path, step: int) -> Path:
 
 
 def _unfinished(folder: Path) -> list[Path]:
-    """Steps without a record, and the temporary files of Orbax and of `_write_record`."""
+    """Steps without a record, and the temporary files of Orbax and of records."""
     return [path for path in sorted(folder.iterdir())
             if re.fullmatch(r'[0-9]+\.(orbax-checkpoint-tmp.*|json\.tmp)', path.name)
             or path.name.isdecimal() and not _record_path(folder, int(path.name)).exists()]
@@ -222,14 +223,8 @@ def _seal(content: dict[str, Any]) -> bytes:
 
 
 def _write_record(folder: Path, step: int, metrics: Metrics) -> None:
-    path = _record_path(folder, step)
-    temporary = path.with_name(f'{path.name}.tmp')
-    with open(temporary, 'wb') as file:
-        file.write(_seal({'step': step, 'metrics': metrics,
-                          'files': _digests(folder / str(step))}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(_record_path(folder, step), _seal({
+        'step': step, 'metrics': metrics, 'files': _digests(folder / str(step))}))
 
 
 def _read_record(folder: Path, step: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from xformer.config import Config, UserError, diff, read_config, to_flat, to_json
 from xformer.console import say
 from xformer.data.pipeline import Corpus
+from xformer.files import write_atomically
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sentencepiece',
             'tokenizers')
@@ -169,10 +170,3 @@ def commit_of_code() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ''
     return commit + ('+changes' if dirty else '')
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write so that a reader, or a kill, finds the old file or the new, never a part."""
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)

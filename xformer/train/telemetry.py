@@ -12,7 +12,7 @@ from pathlib import Path
 from xformer.compiled import Compilations
 from xformer.config import UserError
 from xformer.console import say
-from xformer.train.folder import write_atomically
+from xformer.files import write_atomically
 
 
 class Telemetry:
