@@ -1,10 +1,12 @@
 """Rows hold every text once and whole, are full, and have few shapes."""
 
+import random
+
 import numpy as np
 import pytest
 
 from xformer.data.objectives.rows import padded
-from xformer.data.packing import best_fit, packed_batches, places, rounded
+from xformer.data.packing import batches_by_length, best_fit, packed_batches, places, rounded
 
 RNG = np.random.default_rng(0)
 
@@ -63,6 +65,22 @@ def test_little_text_takes_little_room():
     assert (batch.rows, batch.width) == (1, 16)
     [batch] = packed_batches([9, 10, 11], 4096)
     assert (batch.rows, batch.width) == (1, 32)
+
+
+@pytest.mark.parametrize('batch_tokens', [1, 64, 1000])
+def test_batches_by_length_hold_every_text_once_in_shapes_of_powers_of_two(batch_tokens):
+    choose = random.Random(3)
+    for _ in range(50):
+        lengths = [choose.randint(1, 100) for _ in range(choose.randint(0, 40))]
+        batches = list(batches_by_length(lengths, batch_tokens))
+        assert sorted(i for indices, _ in batches for i in indices) == list(range(len(lengths)))
+        longest = [lengths[i] for indices, _ in batches for i in indices]
+        assert longest == sorted(lengths, reverse=True)
+        for indices, (rows, S) in batches:
+            assert rows & (rows - 1) == 0 and S & (S - 1) == 0
+            assert 1 <= len(indices) <= rows and max(lengths[i] for i in indices) <= S
+            assert S == 16 or min(lengths[i] for i in indices) > S / 2
+            assert rows == 1 or rows * S <= batch_tokens
 
 
 def test_sizes_are_powers_of_two_and_half_as_much_again():

@@ -9,7 +9,7 @@ import pytest
 
 from xformer.compiled import Compilations
 from xformer.config import Config, override
-from xformer.decode.generate import Draft, Generator, batches_by_length, output_limits
+from xformer.decode.generate import Draft, Generator, output_limits
 from xformer.decode.search import length_penalty
 from xformer.models import build, init_params
 
@@ -180,19 +180,3 @@ def test_batching_changes_no_sample():
     assert_same(halves(SOURCES[:8]), found)
     greedy = Decoder({'decode.beam_size': 1}).generate(SOURCES[:8])
     assert [best[0].ids for best in found] != [best[0].ids for best in greedy]
-
-
-@pytest.mark.parametrize('batch_tokens', [1, 64, 1000])
-def test_batches_hold_every_source_once_in_shapes_of_powers_of_two(batch_tokens):
-    choose = random.Random(3)
-    for _ in range(50):
-        lengths = [choose.randint(1, 100) for _ in range(choose.randint(0, 40))]
-        batches = list(batches_by_length(lengths, batch_tokens))
-        assert sorted(i for indices, _ in batches for i in indices) == list(range(len(lengths)))
-        longest = [lengths[i] for indices, _ in batches for i in indices]
-        assert longest == sorted(lengths, reverse=True)
-        for indices, (rows, S) in batches:
-            assert rows & (rows - 1) == 0 and S & (S - 1) == 0
-            assert 1 <= len(indices) <= rows and max(lengths[i] for i in indices) <= S
-            assert S == 16 or min(lengths[i] for i in indices) > S / 2
-            assert rows == 1 or rows * S <= batch_tokens

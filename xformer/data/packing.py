@@ -1,17 +1,18 @@
-"""Texts of all lengths in rows of few widths, several to a row, so that few slots stay empty.
+"""Texts of all lengths in rows of few widths: several to a row, so that few slots stay empty, or
+one to a row.
 
 Where the order of texts is free and nothing is learnt from them: rows need not be shuffled, and
 the shapes are the same few whatever the texts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
 WIDTH = 64  # of the rows that hold texts up to it; a longer one takes the next `rounded` size
-LEAST_WIDTH = 16  # where there is less text than one row of WIDTH
+LEAST_WIDTH = 16  # of any row
 SHORTEST = 4  # slots a text takes at least in what a row has room for: WIDTH // SHORTEST texts
 
 
@@ -87,8 +88,32 @@ def _batch(held: list[list[int]], width: int, lengths: Sequence[int], most: int)
                        np.concatenate(starts), place_N)
 
 
+def batches_by_length(lengths: Sequence[int], batch_tokens: int,
+                      slots: Callable[[int], int] = lambda S: S
+                      ) -> Iterator[tuple[list[int], tuple[int, int]]]:
+    """(indices, (rows, S)): S and rows powers of two, rows · slots(S) ≤ batch_tokens if rows > 1.
+
+    S is the least that holds an input, LEAST_WIDTH or more. The longest come first, so that a
+    batch too big for the memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        S = power_of_two(lengths[order[0]], least=LEAST_WIDTH)
+        rows = 1 << max(batch_tokens // slots(S), 1).bit_length() - 1
+        rows = min(rows, power_of_two(len(lengths)))
+        shorter = S // 2 if S > LEAST_WIDTH else -1
+        batch = [i for i in order[:rows] if lengths[i] > shorter]
+        yield batch, (rows, S)
+        order = order[len(batch):]
+
+
 def rounded(value: int) -> int:
     """The least of 1, 2, 3, 4, 6, 8, 12, 16 ... (powers of two, and half as much again) that is no
     smaller: few sizes, of which each is at most half as large again as what it is for."""
     power = 1 << (value - 1).bit_length()
     return power * 3 // 4 if value <= power * 3 // 4 else power
+
+
+def power_of_two(value: int, least: int = 1) -> int:
+    """The least that is no smaller than either: few sizes, for few compilations."""
+    return max(least, 1 << (max(value, 1) - 1).bit_length())

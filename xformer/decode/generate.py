@@ -11,13 +11,13 @@ from flax import linen as nn
 
 from xformer.compiled import Compilations
 from xformer.config import Config, UserError
+from xformer.data.packing import LEAST_WIDTH, batches_by_length
 from xformer.decode.search import Beams, Prompts, Rows, length_penalty
 from xformer.decode.speculative import Drafted
 from xformer.nn.stack import unstacked
 
 EXTRA_LENGTH = 50  # longest output: source + 50 tokens (Vaswani et al. 2017, section 6.1)
 STRIDE = 16  # tokens written between looks at outputs that their text may end
-LEAST_WIDTH = 16  # of a bucket of inputs
 GROWS = 128  # tokens of outputs from which on caches grow, for a longer compilation
 
 Complete = Callable[[int, list[int]], bool]  # (number of the input, ids of its output) -> ended
@@ -308,27 +308,3 @@ def _check_room(config: Config, length: int, number: int) -> None:
         raise UserError(f'input {number} has {length:,} tokens, so that decode.min_length='
                         f'{decode.min_length} asks for {fewest} more, above decode.max_new_tokens='
                         f'{most}')
-
-
-def batches_by_length(lengths: Sequence[int], batch_tokens: int,
-                      slots: Callable[[int], int] = lambda S: S
-                      ) -> Iterator[tuple[list[int], tuple[int, int]]]:
-    """(indices, (rows, S)): S and rows powers of two, rows · slots(S) ≤ batch_tokens if rows > 1.
-
-    S is the least that holds an input, LEAST_WIDTH or more. The longest come first, so that a
-    batch too big for the memory fails at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    while order:
-        S = power_of_two(lengths[order[0]], least=LEAST_WIDTH)
-        rows = 1 << max(batch_tokens // slots(S), 1).bit_length() - 1
-        rows = min(rows, power_of_two(len(lengths)))
-        shorter = S // 2 if S > LEAST_WIDTH else -1
-        batch = [i for i in order[:rows] if lengths[i] > shorter]
-        yield batch, (rows, S)
-        order = order[len(batch):]
-
-
-def power_of_two(value: int, least: int = 1) -> int:
-    """The least that is no smaller than either: few sizes, for few compilations."""
-    return max(least, 1 << (max(value, 1) - 1).bit_length())

@@ -10,7 +10,7 @@ from flax import linen as nn
 from xformer.compiled import Compilations
 from xformer.config import Config
 from xformer.data.objectives.rows import padded
-from xformer.decode.generate import batches_by_length
+from xformer.data.packing import batches_by_length
 
 
 def log_likelihoods(model: nn.Module, config: Config, params, compilations: Compilations,

@@ -8,8 +8,8 @@ import numpy as np
 from xformer.compiled import Compilations
 from xformer.config import Config, UserError
 from xformer.data.objectives.rows import padded
+from xformer.data.packing import batches_by_length, power_of_two
 from xformer.data.tokenizers import Tokenizers
-from xformer.decode.generate import batches_by_length, power_of_two
 from xformer.evaluate.inputs import MARK, encode_texts, segments
 from xformer.models.encoder import MaskedLM
 

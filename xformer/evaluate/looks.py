@@ -12,8 +12,8 @@ from flax import linen as nn
 from xformer.compiled import Compilations
 from xformer.config import Config, UserError, is_labelled
 from xformer.data.objectives.rows import padded, shifted
+from xformer.data.packing import LEAST_WIDTH, power_of_two
 from xformer.data.tokenizers import Tokenizers
-from xformer.decode.generate import power_of_two
 from xformer.evaluate.inputs import Text, segments
 
 TOP = 5  # tokens that the lens shows
@@ -117,7 +117,8 @@ def _inputs(ids: Text, target: list[int] | None, config: Config, tokenizers: Tok
     special, most = tokenizers.special, config.model.max_length
 
     def row(ids: list[int]):
-        return padded([ids], (1, min(power_of_two(len(ids), least=16), most)), special.pad)
+        width = min(power_of_two(len(ids), least=LEAST_WIDTH), most)
+        return padded([ids], (1, width), special.pad)
 
     ids_1T, lengths_1 = row(ids)
     read = tuple(tokenizers.source.tokens(ids))
