@@ -117,7 +117,7 @@ def _write_run(run, folder: Path) -> str:
     (folder / 'manifest.json').write_text(json.dumps(
         run.manifest | {'converted_from': str(run.folder)}, indent=2) + '\n')
     run.tokenizers.save(folder)
-    checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, say)
+    checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, say, run.config.train.best_by)
     checkpoints.save(0, {'params': run.params}, {})
     checkpoints.wait()
     return run.checkpoint

@@ -261,6 +261,12 @@ def writes_outputs(config: Config) -> bool:
     return config.data.objective == 'pairs'
 
 
+def measure_of(best_by: str) -> tuple[str, int]:
+    """('dev/loss', 1) of dev/loss:min, ('dev/f1', -1) of dev/f1:max: the sign makes less better."""
+    name, _, direction = best_by.rpartition(':')
+    return name, 1 if direction == 'min' else -1
+
+
 def leaves() -> dict[str, dataclasses.Field]:
     """Every option by its dotted name, in declaration order: {'model.d_model': Field, ...}."""
     return {

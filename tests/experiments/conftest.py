@@ -200,7 +200,7 @@ def untrained(small, shared) -> Callable[[str], Path]:
         (folder / 'config.json').write_text(to_json(one.config))
         (folder / 'manifest.json').write_text('{"data_fingerprint": ""}')
         one.tokenizers.save(folder)
-        checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print)
+        checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print, one.config.train.best_by)
         checkpoints.save(7, {'params': one.params}, {'dev/loss': 1.0})
         checkpoints.wait()
     return untrained

@@ -67,7 +67,7 @@ def run_of(random_like, tmp_path, monkeypatch):
         (folder / 'config.json').write_text(to_json(config))
         (folder / 'manifest.json').write_text('{"data_fingerprint": ""}')
         tokenizers.save(folder)
-        checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print)
+        checkpoints = Checkpoints(folder / 'checkpoints', 1, 0, print, config.train.best_by)
         checkpoints.save(7, {'params': random_like(shapes)}, {'dev/loss': 1.0})
         checkpoints.wait()
         return folder

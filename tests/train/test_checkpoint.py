@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -42,6 +43,7 @@ def abstract(tree):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
+read = partial(read_params, best_by='dev/loss:min')
 STATES = {step: state_after(step) for step in (1, 2, 3)}
 ABSTRACT = abstract(STATES[1])
 
@@ -56,7 +58,7 @@ def assert_bit_equal(found, wanted):
 def writer(run: Path, keep_last=3, keep_best=0, say=None) -> Checkpoints:
     def refuse(sentence):
         raise AssertionError(f'nothing to say was expected, not {sentence!r}')
-    return Checkpoints(run / 'checkpoints', keep_last, keep_best, say or refuse)
+    return Checkpoints(run / 'checkpoints', keep_last, keep_best, say or refuse, 'dev/loss:min')
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -149,7 +151,7 @@ import jax
 from xformer.config import UserError
 from xformer.train.checkpoint import Checkpoints
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-checkpoints = Checkpoints(Path(sys.argv[1]), 2, 0, print)
+checkpoints = Checkpoints(Path(sys.argv[1]), 2, 0, print, 'dev/loss:min')
 checkpoints.save(4, {'params': jax.random.normal(jax.random.key(0), (100_000,))}, {})
 try:
     checkpoints.wait()
@@ -187,15 +189,15 @@ def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_used(run):
                         data[:-1], b'', data + b'\n', None):
             path.unlink() if damaged is None else path.write_bytes(damaged)
             said = []
-            where, params = read_params(folder, 'last', ABSTRACT['params'], said.append)
+            where, params = read(folder, 'last', ABSTRACT['params'], said.append)
             assert where == 'step 2', (name, damaged)
             assert_bit_equal(params, STATES[2]['params'])
             unrecorded = name == '3.json' and damaged is None
             assert len(said) == 1 and ('/3 is a save' if unrecorded else name) in said[0]
             path.write_bytes(data)
-    assert read_params(folder, 'last', ABSTRACT['params'], pytest.fail)[0] == 'step 3'
+    assert read(folder, 'last', ABSTRACT['params'], pytest.fail)[0] == 'step 3'
     (folder / '3' / 'd' / 'stray').write_text('')  # nor may there be a file too many
-    assert read_params(folder, 'last', ABSTRACT['params'], said.append)[0] == 'step 2'
+    assert read(folder, 'last', ABSTRACT['params'], said.append)[0] == 'step 2'
     assert '3/d/stray' in said[-1]
 
 
@@ -206,9 +208,9 @@ def test_every_byte_of_the_record_counts(run):
     for damaged in (*others, *(flipped(data, i) for i in range(len(data)))):
         record.write_bytes(damaged)
         with pytest.raises(UserError, match="'3' needs 1 intact checkpoint"):
-            read_params(run / 'checkpoints', '3', ABSTRACT['params'], lambda _: None)
+            read(run / 'checkpoints', '3', ABSTRACT['params'], lambda _: None)
     record.write_bytes(data)
-    assert read_params(run / 'checkpoints', '3', ABSTRACT['params'], pytest.fail)[0] == 'step 3'
+    assert read(run / 'checkpoints', '3', ABSTRACT['params'], pytest.fail)[0] == 'step 3'
 
 
 def test_resuming_moves_the_damaged_aside_and_never_over_an_earlier_one(run):
@@ -238,7 +240,7 @@ def test_nothing_intact_is_an_error_and_moves_nothing(run):
     assert contents(run) == before
     assert [int(re.search(r'checkpoint (\d)', sentence)[1]) for sentence in said] == [3, 2, 1]
     with pytest.raises(UserError, match="'last' needs 1 intact checkpoint, .* has 0"):
-        read_params(run / 'checkpoints', 'last', ABSTRACT['params'], said.append)
+        read(run / 'checkpoints', 'last', ABSTRACT['params'], said.append)
 
 
 def test_a_damaged_record_is_left_alone_by_pruning(run):
@@ -260,7 +262,7 @@ def test_an_unfinished_save_is_ignored_by_readers_and_removed_by_the_writer(run)
     shutil.copytree(folder / '3', folder / '5.orbax-checkpoint-tmp')
     (folder / '4.json.tmp').write_text('{')
     said, before = [], contents(run)
-    assert read_params(folder, 'last', ABSTRACT['params'], said.append)[0] == 'step 3'
+    assert read(folder, 'last', ABSTRACT['params'], said.append)[0] == 'step 3'
     assert contents(run) == before and len(said) == 3
     said.clear()
     checkpoints = writer(run, say=said.append)
@@ -275,7 +277,7 @@ import sys
 from pathlib import Path
 import jax
 from xformer.train.checkpoint import Checkpoints
-checkpoints = Checkpoints(Path(sys.argv[1]), 2, 0, print)
+checkpoints = Checkpoints(Path(sys.argv[1]), 2, 0, print, 'dev/loss:min')
 for step in range(10_000):
     checkpoints.save(step, {'params': jax.numpy.full((300, 1000), step)}, {})
     print(step, flush=True)
@@ -336,7 +338,7 @@ def test_readers_get_the_steps_they_ask_for_and_change_nothing(run, which, steps
     def listing():
         return {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in run.rglob('*')}
     before = contents(run), listing()
-    where, params = read_params(run / 'checkpoints', which, ABSTRACT['params'], pytest.fail)
+    where, params = read(run / 'checkpoints', which, ABSTRACT['params'], pytest.fail)
     assert (contents(run), listing()) == before
     assert [int(n) for n in re.findall(r'\d+', where)] == steps
     wanted = jax.tree.map(
@@ -348,7 +350,7 @@ def test_readers_get_the_steps_they_ask_for_and_change_nothing(run, which, steps
 
 def test_params_go_where_the_abstract_tree_says_or_to_the_default_device(run):
     for wanted in (ABSTRACT['params'], jax.eval_shape(lambda: state_after(0)['params'])):
-        _, params = read_params(run / 'checkpoints', '2', wanted, pytest.fail)
+        _, params = read(run / 'checkpoints', '2', wanted, pytest.fail)
         assert_bit_equal(params, STATES[2]['params'])
         assert params['embed'].sharding.device_set == {jax.devices()[0]}
 
@@ -356,9 +358,9 @@ def test_params_go_where_the_abstract_tree_says_or_to_the_default_device(run):
 def test_a_damaged_best_gives_the_next_best(run):
     damage(run / 'checkpoints' / '2' / 'manifest.ocdbt')
     said = []
-    assert read_params(run / 'checkpoints', 'best', ABSTRACT['params'], said.append)[0] == 'step 3'
+    assert read(run / 'checkpoints', 'best', ABSTRACT['params'], said.append)[0] == 'step 3'
     assert len(said) == 1 and '2/manifest.ocdbt' in said[0]
-    where, _ = read_params(run / 'checkpoints', 'average-last:2', ABSTRACT['params'], said.append)
+    where, _ = read(run / 'checkpoints', 'average-last:2', ABSTRACT['params'], said.append)
     assert where == 'mean of steps 1, 3'
 
 
@@ -371,7 +373,7 @@ def test_a_damaged_best_gives_the_next_best(run):
 def test_what_cannot_be_had_is_one_sentence(run, which, message):
     damage(run / 'checkpoints' / '3' / '_METADATA')
     with pytest.raises(UserError, match=message):
-        read_params(run / 'checkpoints', which, ABSTRACT['params'], lambda _: None)
+        read(run / 'checkpoints', which, ABSTRACT['params'], lambda _: None)
 
 
 def test_best_without_any_dev_loss_is_an_error(tmp_path):
@@ -380,19 +382,18 @@ def test_best_without_any_dev_loss_is_an_error(tmp_path):
     checkpoints.save(2, STATES[2], {'train/loss': 0.1})
     checkpoints.wait()
     with pytest.raises(UserError, match='with a dev/loss, .* has 0'):
-        read_params(tmp_path / 'checkpoints', 'best', ABSTRACT['params'], pytest.fail)
+        read(tmp_path / 'checkpoints', 'best', ABSTRACT['params'], pytest.fail)
 
 
 @pytest.mark.parametrize(('shape', 'dtype'), [((7, 5), jnp.float32), ((7, 4), jnp.bfloat16)])
 def test_params_of_another_model_are_refused(run, shape, dtype):
     embed = jax.ShapeDtypeStruct(shape, dtype)
     with pytest.raises(UserError, match=r'does not fit this model: params\.embed is float32'):
-        read_params(run / 'checkpoints', 'last', {**ABSTRACT['params'], 'embed': embed},
-                    pytest.fail)
+        read(run / 'checkpoints', 'last', {**ABSTRACT['params'], 'embed': embed}, pytest.fail)
 
 
 def test_a_folder_without_checkpoints_is_an_error(tmp_path):
     with pytest.raises(UserError, match='no folder'):
-        read_params(tmp_path / 'checkpoints', 'last', ABSTRACT['params'], pytest.fail)
+        read(tmp_path / 'checkpoints', 'last', ABSTRACT['params'], pytest.fail)
     with pytest.raises(UserError, match='steps there: none'):
-        read_params(tmp_path, 'last', ABSTRACT['params'], pytest.fail)
+        read(tmp_path, 'last', ABSTRACT['params'], pytest.fail)

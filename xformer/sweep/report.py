@@ -46,10 +46,9 @@ def write_report(sweep: Sweep, folder: Path) -> Path:
 
 def ranked(sweep: Sweep) -> list[Row]:
     """The trial of each place, the best first, then those without a result."""
-    sign = 1 if sweep.plan.direction == 'min' else -1
     rows = [_row(sweep, place, trials) for place, trials in enumerate(sweep.by_place())]
     return sorted(rows, key=lambda row: (row.state != 'complete', row.value is None,
-                                         sign * (row.value or 0.0), row.place))
+                                         sweep.plan.sign * (row.value or 0.0), row.place))
 
 
 def _row(sweep: Sweep, place: int, trials: list[FrozenTrial]) -> Row:

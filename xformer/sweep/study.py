@@ -23,7 +23,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from xformer.config import Config, UserError, to_json
+from xformer.config import Config, UserError, measure_of, to_json
 from xformer.console import say
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
@@ -51,12 +51,12 @@ class Plan:
     @property
     def measure(self) -> str:
         """The metric's name, without its direction."""
-        return self.metric.rpartition(':')[0]
+        return measure_of(self.metric)[0]
 
     @property
-    def direction(self) -> str:
-        """'min' or 'max'."""
-        return self.metric.rpartition(':')[2]
+    def sign(self) -> int:
+        """1 where less of the metric is better, -1 where more is."""
+        return measure_of(self.metric)[1]
 
     def to_row(self) -> dict[str, Any]:
         """What is compared, and shown where workers disagree."""
@@ -270,7 +270,7 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str, anew: bool
     Raises UserError if it has another plan.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction = {'min': 'minimize', 'max': 'maximize'}[plan.direction]
+    direction = {1: 'minimize', -1: 'maximize'}[plan.sign]
     try:
         study = optuna.create_study(study_name=name, storage=storage, direction=direction)
         study.set_user_attr('plan', plan.to_row())

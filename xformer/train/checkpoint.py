@@ -26,12 +26,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from xformer.config import UserError
+from xformer.config import UserError, measure_of
 from xformer.files import write_atomically
 
 PyTree = Any
 Metrics = dict[str, float]
-BEST_BY = 'dev/loss:min'
 
 
 class Checkpoints:
@@ -43,7 +42,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_best: int, say: Callable[[str], None],
-                 best_by: str = BEST_BY):
+                 best_by: str):
         self._folder, self._best_by = folder.absolute(), best_by
         self._keep_last, self._keep_best, self._say = keep_last, keep_best, say
         self._background = ThreadPoolExecutor(max_workers=1)
@@ -137,7 +136,7 @@ _WHICH = re.compile(r'(?P<step>[0-9]+)|(?P<one>last|best)'
 
 
 def read_params(folder: Path, which: str, abstract_params: PyTree, say: Callable[[str], None],
-                best_by: str = BEST_BY) -> tuple[str, PyTree]:
+                best_by: str) -> tuple[str, PyTree]:
     """Parameters alone, for readers: ('step 40' or 'mean of steps 20, 40', params).
 
     `which` is best (by `best_by`; the newer of equals), last, a step, or average-last:K or
@@ -167,7 +166,7 @@ def read_params(folder: Path, which: str, abstract_params: PyTree, say: Callable
     needed = int(asked['count'] or 1)
     chosen = sorted(islice(_intact(folder, order, say), needed))
     if len(chosen) < needed:
-        with_metric = f' with a {best_by.split(":")[0]}' if 'best' in which else ''
+        with_metric = f' with a {measure_of(best_by)[0]}' if 'best' in which else ''
         raise UserError(f'{which!r} needs {needed} intact checkpoint{"s" * (needed > 1)}'
                         f'{with_metric}, {folder} has {len(chosen)}; ask for others (steps there: '
                         f'{_join(steps)}), or restore damaged ones from a copy')
@@ -286,8 +285,7 @@ def _metrics(folder: Path, say: Callable[[str], None]) -> dict[int, Metrics]:
 
 def _best_first(metrics: dict[int, Metrics], best_by: str) -> list[int]:
     """Steps with a finite value of that metric, the best first; of equals, the newer first."""
-    name, direction = best_by.split(':')
-    sign = 1 if direction == 'min' else -1
+    name, sign = measure_of(best_by)
     values = {step: sign * row[name] for step, row in metrics.items()
               if math.isfinite(row.get(name, math.nan))}
     return sorted(values, key=lambda step: (values[step], -step))

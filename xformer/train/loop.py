@@ -15,6 +15,7 @@ from xformer.config import (
     TrainConfig,
     UserError,
     is_labelled,
+    measure_of,
     override,
 )
 from xformer.console import say
@@ -127,7 +128,7 @@ def _check_best_by(config: Config, steps: Steps, batch: dict[str, np.ndarray]) -
     sums = jax.eval_shape(steps.evaluate, jax.eval_shape(steps.init).params, batch)
     scores = total_summary([jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)],
                            task_of(config).scores)
-    if config.train.best_by.split(':')[0] not in (names := [f'dev/{name}' for name in scores]):
+    if measure_of(config.train.best_by)[0] not in (names := [f'dev/{name}' for name in scores]):
         raise UserError(f'train.best_by={config.train.best_by} is not measured here; choose one of '
                         f'{", ".join(names)}')
 
@@ -165,8 +166,7 @@ class Training:
         self.telemetry = Telemetry(folder, self.start, config.train.steps, self.compilations,
                                    peak and peak * parallel.num_devices)
         self.trace = Trace(folder / 'profile', self.start, config.train.steps) if profile else None
-        self.best_by, direction = config.train.best_by.split(':')
-        self.sign = 1 if direction == 'min' else -1
+        self.best_by, self.sign = measure_of(config.train.best_by)
         self.scores = [row[self.best_by] for row in read_rows(folder / 'metrics.jsonl')
                        if self.best_by in row]
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from xformer.compiled import Compilations
-from xformer.config import UserError
+from xformer.config import UserError, measure_of
 from xformer.console import say
 from xformer.files import write_atomically
 
@@ -228,8 +228,7 @@ def read_rows(path: Path) -> list[dict]:
 def best_row(rows: list[dict], best_by: str) -> dict | None:
     """The row of metrics.jsonl that `best_by`, dev/METRIC:min or :max, calls the best; of equals
     the newest, as with checkpoints."""
-    name, direction = best_by.split(':')
-    sign = 1 if direction == 'min' else -1
+    name, sign = measure_of(best_by)
     return min((row for row in rows if math.isfinite(row.get(name, math.nan))),
                key=lambda row: (sign * row[name], -row['step']), default=None)
 
