@@ -212,19 +212,19 @@ def test_cached_is_uncached_for_any_split_of_the_prefix(variant):
 
 
 def test_hypotheses_that_share_a_memory_are_as_if_it_were_repeated():
-    beam_size, variant = 3, 'post, tied'
+    rows, variant = 3, 'post, tied'
     params, start = compiled(variant, 'start', static=(3, 4))
     _, extend = compiled(variant, 'extend')
-    inputs_RT = RNG.integers(1, 13, (3 * beam_size, 4)).astype(np.int32)
-    cache = start({'params': params}, SOURCE_BS, LENGTHS_B, beam_size, 5)
+    inputs_RT = RNG.integers(1, 13, (3 * rows, 4)).astype(np.int32)
+    cache = start({'params': params}, SOURCE_BS, LENGTHS_B, rows, 5)
     layer = cache.layers[0]
-    assert len(layer.v_XMH) == beam_size * len(layer.cross_v_YSH)  # kept once for each example
+    assert len(layer.v_XMH) == rows * len(layer.cross_v_YSH)  # kept once for each example
     parts = []
     for ids_RT in np.split(inputs_RT, 2, axis=1):
         part, cache = extend({'params': params}, ids_RT, cache)
         parts.append(part)
-    repeated = logits_of(variant, np.repeat(SOURCE_BS, beam_size, 0),
-                         np.repeat(LENGTHS_B, beam_size), inputs_RT)
+    repeated = logits_of(variant, np.repeat(SOURCE_BS, rows, 0), np.repeat(LENGTHS_B, rows),
+                         inputs_RT)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), repeated, atol=1e-5)
 
 

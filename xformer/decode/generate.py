@@ -275,7 +275,7 @@ def _side_by_side(cache, K: int):
     """The cache with K hypotheses of each example, which go on from what it holds."""
     layers = [layer.side_by_side(K) for layer in cache.layers]
     X, slots, _ = layers[0].v_XMH.shape
-    first_BKM = jnp.zeros((X // layers[0].num_heads, K, slots // K), jnp.int32)
+    first_BKM = jnp.zeros((X // layers[0].num_kv_heads, K, slots // K), jnp.int32)
     return cache.replace(layers=layers, lines_BGM=_followed(first_BKM, cache.position))
 
 

@@ -111,12 +111,16 @@ class Rows:
 class Beams:
     """The K best outputs found by extending the K most probable prefixes of each example.
 
-    Row b·K + k of the cache is prefix k of example b; `reorder(cache, parents_BK)` makes that row
-    what continues prefix parents_BK[b, k]. A prefix whose best continuations include the end token
-    among the K best of all is complete; K complete outputs end an example's search (the rule of
-    fairseq, and of Hugging Face's early_stopping=True), so a beam of one is greedy; with another
-    decode.early_stopping the best prefix must besides be no better than the worst of them. At
-    most_B tokens the prefixes left count as outputs without an end token.
+    Row b·K + k that `extend` takes is prefix k of example b; `reorder(cache, parents_BK)` makes
+    that row continue prefix parents_BK[b, k]. In the cache of a model the prefixes of an example
+    are side by side: slot m·K + k is what hypothesis k wrote at position m, and stays there;
+    `reorder` changes the lines alone, which say whose slot each prefix sees at a position.
+
+    A prefix whose best continuations include the end token among the K best of all is complete; K
+    complete outputs end an example's search (the rule of fairseq, and of Hugging Face's
+    early_stopping=True), so a beam of one is greedy; with another decode.early_stopping the best
+    prefix must besides be no better than the worst of them. At most_B tokens the prefixes left
+    count as outputs without an end token.
 
     Diverse beam search (Vijayakumar et al. 2018, section 3) splits the K hypotheses into groups,
     each a beam search of its own that chooses by log p minus `diversity` for each time an

@@ -98,13 +98,13 @@ class Seq2Seq(nn.Module):
         mask = Mask(key_lengths_B=source_lengths_B).packed(packing)
         return self.encoder(x_BSD, mask, positions_BS, look=look)
 
-    def start(self, source_BS, source_lengths_B, beam_size: int, max_length: int) -> Cache:
-        """Encode the sources once, for decoding at most `max_length` tokens of B·beam_size rows.
+    def start(self, source_BS, source_lengths_B, rows: int, max_length: int) -> Cache:
+        """Encode the sources once, for decoding at most `max_length` tokens of B·rows rows.
 
-        Row b·beam_size + k is hypothesis k of example b.
+        Row b·rows + k continues example b.
         """
         memory_BSD = self.encode(source_BS, source_lengths_B)
-        layers = self.decoder.start(source_BS.shape[0] * beam_size, max_length, memory_BSD)
+        layers = self.decoder.start(source_BS.shape[0] * rows, max_length, memory_BSD)
         return Cache(layers, jnp.int32(0), source_lengths_B)
 
     def extend(self, inputs_BT, cache: Cache) -> tuple[jax.Array, Cache]:

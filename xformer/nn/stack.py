@@ -43,7 +43,7 @@ class LayerCache:
         a multiple of Y. None in a decoder without a memory.
     """
 
-    num_heads: int = struct.field(pytree_node=False)
+    num_kv_heads: int = struct.field(pytree_node=False)
     k_XHM: jax.Array
     v_XMH: jax.Array
     cross_k_YHS: jax.Array | None = None
@@ -52,7 +52,7 @@ class LayerCache:
     def append(self, k_BTKH, v_BTKH, position) -> 'LayerCache':
         """With T more keys and values from `position` on, of hypotheses side by side one of each;
         room is checked by the caller."""
-        examples = len(self.v_XMH) // self.num_heads
+        examples = len(self.v_XMH) // self.num_kv_heads
         hypotheses, shape = len(k_BTKH) // examples, (examples, -1, *k_BTKH.shape[2:])
         k_XTH, v_XTH = (by_head(new_BTKH.reshape(shape)) for new_BTKH in (k_BTKH, v_BTKH))
         put, slot = jax.lax.dynamic_update_slice_in_dim, position * hypotheses
@@ -67,7 +67,7 @@ class LayerCache:
     def repeated(self, times: int) -> 'LayerCache':
         """With that many copies of each example, one below the other, but for the memory's."""
         def copies(cache):
-            by_example = cache.reshape(-1, self.num_heads, *cache.shape[1:])
+            by_example = cache.reshape(-1, self.num_kv_heads, *cache.shape[1:])
             return jnp.repeat(by_example, times, axis=0).reshape(-1, *cache.shape[1:])
         return self.replace(k_XHM=copies(self.k_XHM), v_XMH=copies(self.v_XMH))
 

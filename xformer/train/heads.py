@@ -1,4 +1,4 @@
-"""The losses of heads on an encoder, as (sum, weight) pairs, and scores that add up exactly.
+"""The losses of heads on an encoder, as (sum, weight) pairs, and sums that scores are made of.
 
 Beside the loss, sums hold what scores of a whole split are made of: counts of (label, guess) for
 classes, moments for numbers. They add over devices and batches; `scores` is taken at the end.

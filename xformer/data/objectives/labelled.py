@@ -134,7 +134,7 @@ def _extents(column: Column, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _room(first: Column, examples_N: np.ndarray, max_length: int, between: int) -> np.ndarray:
-    """Tokens of context that fit beside each question; at least half of the row."""
+    """Tokens of context that fit beside each question: about half of the row, or more."""
     _, questions_N = _extents(first, examples_N)
     room_N = max_length - 2 - between - questions_N
     if len(room_N) and room_N.min() < 2:
