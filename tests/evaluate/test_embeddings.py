@@ -11,7 +11,6 @@ import pytest
 from xformer.compiled import Compilations
 from xformer.config import UserError, override
 from xformer.evaluate.embeddings import (
-    POOLS,
     Embedder,
     clustered,
     most_frequent,
@@ -43,7 +42,7 @@ def pooled_by_hand(x_LTD: np.ndarray, pool: str) -> np.ndarray:
     return x_LTD[-1].mean(axis=0) if pool == 'mean' else x_LTD[-1].max(axis=0)
 
 
-@pytest.mark.parametrize('pool', POOLS)
+@pytest.mark.parametrize('pool', ['mean', 'cls', 'max', 'last4'])
 def test_pools_are_as_by_hand(pool):
     x_LBTD = RNG.normal(size=(5, 2, 7, 4)).astype(np.float32)
     segments_BT = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]])

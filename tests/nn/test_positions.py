@@ -79,7 +79,7 @@ def complex_turn(x_BTNH, positions_BT):
 def test_rotary_is_a_product_of_complex_numbers(positions):
     """One row of positions for all examples, or each its own."""
     x_BTNH = normal(0, 2, 4, 3, 8)
-    turned = rotate(x_BTNH, jnp.array(positions))
+    turned = rotate(x_BTNH, jnp.array(positions), 10_000.0)
     np.testing.assert_allclose(turned, complex_turn(x_BTNH, positions), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x_BTNH, axis=-1),
                                rtol=1e-5)
@@ -89,7 +89,7 @@ def test_rotated_products_depend_on_the_distance_alone():
     q_H, k_H = normal(1, 8), normal(2, 8)
 
     def products(query, key):
-        q, k = (rotate(jnp.asarray(x)[None, None, None], jnp.array([[place]]))[0, 0, 0]
+        q, k = (rotate(jnp.asarray(x)[None, None, None], jnp.array([[place]]), 10_000.0)[0, 0, 0]
                 for x, place in ((q_H, query), (k_H, key)))
         return float(q @ k)
     by_distance = {distance: products(20, 20 + distance) for distance in (-20, -3, 0, 1, 15)}
@@ -103,7 +103,7 @@ def test_rotated_products_depend_on_the_distance_alone():
 def test_rotary_keeps_bfloat16_but_turns_in_float32():
     """At position 300, which bfloat16 would round to 300 ± 1."""
     x = jnp.asarray(normal(3, 1, 1, 1, 8), jnp.bfloat16)
-    turned = rotate(x, jnp.array([[301]]))
+    turned = rotate(x, jnp.array([[301]]), 10_000.0)
     assert turned.dtype == jnp.bfloat16
     expected = complex_turn(np.asarray(x, np.float32), [[301]])
     np.testing.assert_allclose(np.asarray(turned, np.float64), expected, atol=2**-8 * 4)
@@ -155,9 +155,11 @@ def bucket(distance: int, bidirectional: bool) -> int:
 @pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('bidirectional', [False, True])
 def test_buckets_of_all_distances(bidirectional, compiled):
-    function = jax.jit(relative_buckets, static_argnums=1) if compiled else relative_buckets
+    function = relative_buckets
+    if compiled:
+        function = jax.jit(relative_buckets, static_argnums=(1, 2, 3))
     distance_TS = np.arange(-300, 301)[None]
-    bucket_TS = function(jnp.array(distance_TS), bidirectional)
+    bucket_TS = function(jnp.array(distance_TS), bidirectional, 32, 128)
     expected = [[bucket(int(distance), bidirectional) for distance in distance_TS[0]]]
     np.testing.assert_array_equal(bucket_TS, expected)
     assert set(np.unique(bucket_TS)) == set(range(32)) - ({16} if bidirectional else set())
@@ -170,7 +172,7 @@ def test_buckets_of_all_distances(bidirectional, compiled):
              -127: 31, -128: 31, 128: 0, -10**6: 31})])
 def test_buckets_at_their_boundaries(bidirectional, expected):
     """Computed by hand: 16 · 8^(15/16) = 112.4 and 8 · 16^(7/8) = 90.5 begin the last ones."""
-    bucket_TS = relative_buckets(jnp.array([list(expected)]), bidirectional)
+    bucket_TS = relative_buckets(jnp.array([list(expected)]), bidirectional, 32, 128)
     np.testing.assert_array_equal(bucket_TS, [list(expected.values())])
 
 

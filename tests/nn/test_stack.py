@@ -206,8 +206,9 @@ def maps_by_hand(config: ModelConfig, params, x_TD, causal: bool):
         if config.positions == 'alibi':
             scores_TS -= 2.0 ** (-8 * (n + 1) / config.num_heads) * np.abs(distance_TS)
         if config.positions == 'relative':
-            scores_TS += np.asarray(params['relative_bias'])[
-                np.asarray(relative_buckets(distance_TS, not causal)), n]
+            bucket_TS = relative_buckets(distance_TS, not causal, config.relative_buckets,
+                                         config.relative_distance)
+            scores_TS += np.asarray(params['relative_bias'])[np.asarray(bucket_TS), n]
         hidden_TS = np.zeros((T, T), bool) if not causal else distance_TS > 0
         weights_TS = np.where(hidden_TS, 0, np.exp(scores_TS))
         maps.append(weights_TS / weights_TS.sum(1, keepdims=True))

@@ -95,7 +95,7 @@ def test_weight_decay_applies_to_matrices_and_embeddings_only(layers):
                                 'model.tie_embeddings': 'none', 'model.positions': 'learned',
                                 'model.norm_position': 'pre'}).model
     params = jax.eval_shape(lambda: init_params(Seq2Seq(model), jax.random.key(0)))
-    decayed = jax.tree_util.tree_leaves_with_path(decays(params))
+    decayed = jax.tree_util.tree_leaves_with_path(decays(params, ''))
     shapes = jax.tree_util.tree_leaves_with_path(params)
     assert [path for path, _ in decayed] == [path for path, _ in shapes]
     for (path, decay), (_, leaf) in zip(decayed, shapes):

@@ -14,7 +14,6 @@ from xformer.data.packing import PackedBatch, packed_batches, places
 from xformer.evaluate.inputs import Text, segments
 from xformer.nn.masks import Packing
 
-POOLS = ('mean', 'cls', 'max', 'last4')
 BATCH_TOKENS = 4096  # about as many are embedded at once
 
 

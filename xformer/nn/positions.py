@@ -31,7 +31,7 @@ def _angles(positions: jax.Array, width: int, base: float) -> jax.Array:
         (1,) * positions.ndim + (-1,))
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float = 10_000.0) -> jax.Array:
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
     """Queries or keys turned by their positions, so that q·k depends on the distance alone.
 
     Pairs (i, i + H/2) turn by pos / base^(2i/H), the layout of GPT-NeoX and Llama.
@@ -79,8 +79,8 @@ def alibi_bias(distance_R: jax.Array, num_heads: int) -> jax.Array:
     return -jnp.array(chosen)[:, None] * jnp.abs(distance_R)[None].astype(jnp.float32)
 
 
-def relative_buckets(distance_R: jax.Array, bidirectional: bool, buckets: int = 32,
-                     max_distance: int = 128) -> jax.Array:
+def relative_buckets(distance_R: jax.Array, bidirectional: bool, buckets: int,
+                     max_distance: int) -> jax.Array:
     """T5's bucket of each distance, int32 [R] in 0 ... buckets - 1.
 
     Half of a direction's buckets are exact distances, the others grow in logarithmic steps up to

@@ -75,7 +75,7 @@ def check_frozen(params, freeze: str) -> None:
         raise UserError(f'train.freeze={freeze} leaves nothing to train')
 
 
-def decays(params, freeze: str = '') -> dict:
+def decays(params, freeze: str) -> dict:
     """Which parameters weight decay applies to: matrices and embeddings, by their path.
 
     Not by their rank: stacked over layers, the biases are two-dimensional as well.

@@ -13,7 +13,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 
 from xformer.data.tokenizers.library import ByLibrary, kind_of
-from xformer.data.tokenizers.special import Spans, Special, known_ids
+from xformer.data.tokenizers.special import Spans, Special, known_ids, names_of
 
 
 class PublishedTokenizer(ByLibrary):
@@ -40,7 +40,7 @@ class PublishedTokenizer(ByLibrary):
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
-        return [self._names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+        return names_of(ids, self._names, self.special.unk)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens, the unknown one among them."""
@@ -90,7 +90,7 @@ class MarianTokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
-        return [self.names[i] for i in known_ids(ids, self.vocab_size, self.special.unk)]
+        return names_of(ids, self.names, self.special.unk)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens, the unknown one among them."""
