@@ -39,6 +39,7 @@ SUITES = {
     'decode': Suite(TORCH, repeats=5),
     'embed': Suite(('batch-32', 'batch-128'),
                    needs=('torch', 'transformers', 'sentence_transformers'), repeats=5),
+    'seeds': Suite(('one-by-one',), needs=()),
     'quality-time': Suite(TORCH, repeats=3),
     'long': Suite(('sdpa',), needs=('torch',), repeats=3),
     'load': Suite(('eager',), repeats=5),
