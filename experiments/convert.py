@@ -79,12 +79,16 @@ def _write_checkpoint(run, folder: Path, family: str | None, pool: str | None) -
     config, arrays = run.config, _arrays(run)
     if pool:
         write_sentences(folder, pool, config)
-        config = override(config, {'data.objective': 'none', 'data.lowercase_source': False})
-        arrays = {path: array for path, array in arrays.items() if path.startswith('encoder/')}
+        config = override(config, {'data.objective': 'none', 'data.lowercase_source': False,
+                                   'model.pooler': False, 'model.pooler_activation': 'tanh'})
+        arrays = {path: array for path, array in arrays.items()
+                  if path.startswith('encoder/') and not path.startswith('encoder/pooler/')}
     labels = run.tokenizers.labels if config.data.objective in CHOOSING else ()
     name, unsaid = write_checkpoint(folder, config, arrays, family, labels)
     model_type = json.loads((folder / CONFIG).read_text())['model_type']
-    write_tokenizers(run.tokenizers, folder, model_type)
+    write_tokenizers(run.tokenizers, folder, model_type, segments=config.model.num_segments > 1,
+                     longest=None if config.model.positions == 'relative' else
+                     config.model.max_length)
     if config.model.family != 'encoder':
         unsaid += write_generation(folder, config)
     if unsaid:

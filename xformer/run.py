@@ -63,6 +63,8 @@ def _open_checkpoint(folder: Path, config: Config, checkpoint: str, say) -> Run:
     config = override(config, {
         f'model.{name}': getattr(tokenizers.special, name.removesuffix('_id'))
         for name in ('pad_id', 'bos_id', 'eos_id') if getattr(config.model, name) < 0})
+    if config.model.family == 'decoder' and tokenizers.template.before:  # of what is read there
+        config = override(config, {'model.bos_id': tokenizers.template.before[0]})
     model = build(config)
     if found.aside:
         say(f'{found.folder} says what is not understood here, and left aside: '

@@ -2,11 +2,13 @@
 
 import re
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from golden_checkpoints import FILES, make_folder, read
 from parity import opened
+from tokenizer_folders import KINDS
 
 from xformer.config import UserError, override
 from xformer.interop.folder import (
@@ -16,6 +18,9 @@ from xformer.interop.folder import (
     write_checkpoint,
 )
 from xformer.interop.tables import by_path
+from xformer.models import build, init_params
+from xformer.presets import preset
+from xformer.run import open_run
 
 OLD = {'LayerNorm.weight': 'LayerNorm.gamma', 'LayerNorm.bias': 'LayerNorm.beta'}
 HEAD = 'cls.predictions.transform.dense.weight'
@@ -130,6 +135,7 @@ def test_written_and_read_again_bit_by_bit(name, tmp_path):
     ({'hidden_act': 'mish'}, "hidden_act='mish' is not supported; there are: gelu"),
     ({'hidden_act': []}, 'of a wrong kind'), ({'hidden_size': 'x'}, "d_model takes a whole num"),
     ({'id2label': [1]}, 'of a wrong kind'), ({'num_labels': 'x'}, 'of a wrong kind'),
+    ({'num_labels': 5 * 10**9}, 'num_labels=5000000000 is more than any model here has'),
     ({'architectures': ['BertForSequenceClassification'],
       'problem_type': 'multi_label_classification'}, 'not supported: a text has one label'),
     ({'architectures': ['BertForSequenceClassification'], 'problem_type': 'regression'},
@@ -166,19 +172,59 @@ def test_tensors_that_are_not_what_the_architecture_needs(others, sentence, bert
 
 
 def test_what_has_no_place_is_listed(bert):
-    folder = bert(options={'secret_scale': 3.0, 'gate': None, 'use_cache': False},
+    folder = bert(options={'auto_map': {'AutoModel': 'x.Y'}, 'secret_scale': 3.0, 'gate': None,
+                           'use_cache': False, 'pruned_heads': {'1': [0]},
+                           'tie_encoder_decoder': False, '_num_labels': 2},
                   others={'bert.extra.weight': np.ones(3, np.float32)})
     found, ours = opened(folder)
-    assert found.aside == ['secret_scale=3.0']
+    assert found.aside == ["auto_map={'AutoModel': 'x.Y'}", 'secret_scale=3.0',
+                           "pruned_heads={'1': [0]}"]
     assert found.unused({path: leaf.shape for path, leaf in by_path(ours).items()}) == [
         'bert.extra.weight']
 
 
+def test_an_encoder_of_texts_needs_its_pooler(tmp_path):
+    """Without it the head would see the mean of all tokens, which it never learnt from."""
+    config, tensors, _, _ = read('electra')
+    del tensors['classifier.dense.weight']
+    with pytest.raises(UserError, match='lacks the tensor classifier.dense.weight, which Electra'):
+        params(make_folder(tmp_path, config, tensors))
+
+
+def test_bart_without_a_bias_of_the_logits(tmp_path):
+    config, tensors, _, _ = read('bart')
+    whole = params(make_folder(tmp_path / 'one', config, tensors))
+    del tensors['final_logits_bias']
+    without = params(make_folder(tmp_path / 'two', config, tensors))
+    del whole['output_bias']
+    assert same(whole, without)
+
+
+def test_an_albert_with_embeddings_as_wide_as_the_model_is_refused_both_ways(tmp_path):
+    config, tensors, _, _ = read('albert')
+    found, ours = opened(make_folder(tmp_path / 'one', config, tensors))
+    with pytest.raises(UserError, match='config.json: an ALBERT with embeddings as wide as'):
+        config_in(make_folder(tmp_path / 'two', config | {
+            'embedding_size': config['hidden_size']}, tensors))
+    wide = override(found.config, {'model.embedding_size': 0})
+    with pytest.raises(UserError, match='an ALBERT with embeddings as wide as'):
+        write_checkpoint(tmp_path / 'three', wide, by_path(ours), 'albert')
+
+
+def test_marian_of_the_published_size_is_one_of_theirs(tmp_path):
+    small = override(preset('marian'), {
+        'data.objective': 'pairs', 'model.vocab_size': 9, 'model.d_model': 8, 'model.d_ff': 8,
+        'model.pad_id': 0, 'model.bos_id': 0, 'model.eos_id': 1})
+    ours = init_params(build(small), jax.random.key(0))
+    assert write_checkpoint(tmp_path, small, by_path(jax.device_get(ours)), 'marian') == (
+        'MarianModel', [])
+
+
 def test_labels_stand_in_the_order_of_outputs(tmp_path):
     config, tensors, _, _ = read('electra')
-    names = {'2': 'good', '0': 'bad', '1': 'so so'}
+    names = {'2': 'good', '0': 0, '1': 'so so'}
     folder = make_folder(tmp_path, config | {'id2label': names}, tensors)
-    assert open_checkpoint(folder).labels == ('bad', 'so so', 'good')
+    assert open_checkpoint(folder).labels == ('0', 'so so', 'good')
     assert config_in(folder).model.num_labels == 3
 
 
@@ -218,6 +264,17 @@ def test_rotary_positions_that_are_scaled_are_refused(said, tmp_path):
     plain = config | {'rope_parameters': None, 'rope_theta': 500.0,
                       'rope_scaling': {'rope_type': 'default'}}
     assert config_in(make_folder(tmp_path / 'plain', plain, tensors)).model.rotary_base == 500.0
+    within = plain | {'rope_scaling': {'rope_type': 'default', 'rope_theta': 300.0}}
+    assert config_in(make_folder(tmp_path / 'within', within, tensors)).model.rotary_base == 300.0
+
+
+def test_a_decoder_reads_the_begin_token_that_its_tokenizer_puts(tmp_path):
+    """Whatever config.json says, as transformers does."""
+    config, tensors, _, _ = read('llama')
+    KINDS['llama_json'](tmp_path)
+    make_folder(tmp_path, config | {'bos_token_id': 5}, tensors)
+    model = open_run(tmp_path, config_in(tmp_path), 'best', print).config.model
+    assert model.bos_id == 0 != config_in(tmp_path).model.bos_id
 
 
 def test_a_model_of_no_family_is_refused_with_the_reason_of_each(tmp_path):

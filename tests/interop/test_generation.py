@@ -45,13 +45,13 @@ SETTINGS = {
                            'repetition_penalty': 1.3}}
 
 
-def compared(kind, settings, seed, folder):
-    """(outputs of ours, of theirs) for four inputs."""
+def compared(kind, settings, folder):
+    """(outputs of ours, of theirs) for eight inputs."""
     torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
     torch_models = pytest.importorskip('torch_models')
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model = torch_models.make(kind, seed, **KINDS[kind])
+    model = torch_models.make(kind, **KINDS[kind])
     config = model.config
     start, bos = (getattr(config, f'{role}_token_id', None) for role in ('decoder_start', 'bos'))
     never = {config.pad_token_id, bos if start is None else start}
@@ -67,8 +67,8 @@ def compared(kind, settings, seed, folder):
     assert not found.aside
     ours = validate(override(found.config, {'model.pad_id': config.eos_token_id} if (
         config.pad_token_id is None) else {}))
-    draw = np.random.default_rng(seed)
-    inputs = [draw.integers(8, 40, size=n).tolist() for n in (1, 5, 4, 7)]
+    draw = np.random.default_rng(0)
+    inputs = [draw.integers(8, 40, size=n).tolist() for n in (1, 5, 4, 7, 2, 6, 8, 3)]
     begins = [bos] if kind.startswith('Llama') else []
     expected = []
     for ids in inputs:
@@ -83,11 +83,27 @@ def compared(kind, settings, seed, folder):
 @pytest.mark.parametrize('settings', SETTINGS)
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_same_tokens(kind, settings, tmp_path, parity_table):
-    for seed in range(2):
-        ours, expected = compared(kind, SETTINGS[settings], seed, tmp_path / str(seed))
-        assert ours == expected
-        found = json.loads((tmp_path / str(seed) / 'config.json').read_text())['model_type']
-        parity_table(found, {'generate': 0.0})
+    ours, expected = compared(kind, SETTINGS[settings], tmp_path)
+    assert ours == expected
+    found = json.loads((tmp_path / 'config.json').read_text())['model_type']
+    parity_table(found, {'generate': 0.0})
+
+
+@pytest.mark.parametrize('there, end', [(5, 5), ([5], 5), ([2, 5], 2), ([5, 6], 5)])
+def test_where_outputs_end(there, end, tmp_path):
+    """generation_config.json decides, as there; of several ends one is followed."""
+    config, tensors, _, _ = read('llama')
+    make_folder(tmp_path, config | {'eos_token_id': 2}, tensors)
+    (tmp_path / 'generation_config.json').write_text(json.dumps({'eos_token_id': there}))
+    found = open_checkpoint(tmp_path)
+    assert found.config.model.eos_id == end
+    assert bool(found.aside) == (there not in (5, [5]))
+
+
+def test_several_ends_in_config_json(tmp_path):
+    config, tensors, _, _ = read('llama')
+    found = open_checkpoint(make_folder(tmp_path, config | {'eos_token_id': [2, 5]}, tensors))
+    assert found.config.model.eos_id == 2 and found.aside == ['eos_token_id=[2, 5]']
 
 
 def opened_with(name, folder, settings, apart=True):

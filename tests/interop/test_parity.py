@@ -40,7 +40,11 @@ def test_the_same_numbers(kind, tmp_path, parity_table):
     assert max(apart.values()) <= 1e-4, sorted(apart.items(), key=lambda item: -item[1])[:5]
 
 
-@pytest.mark.parametrize('kind', [kind for kind in KINDS if 'one label' not in kind])
+HEADS = [f'BertFor{head}' for head in (
+    'MaskedLM', 'SequenceClassification', 'TokenClassification', 'QuestionAnswering')]
+
+
+@pytest.mark.parametrize('kind', [*ONE_OF_EACH, *HEADS, 'BertModel', 'T5Model'])
 def test_convert_finds_the_outputs_of_every_kind(kind, tmp_path):
     _, found, _ = saved(kind, tmp_path)
     _, params = opened(tmp_path)

@@ -58,6 +58,16 @@ def test_a_prompt_for_all_texts(tmp_path):
         read_sentences(make(tmp_path, pooling | {'include_prompt': False}))
 
 
+@pytest.mark.parametrize('file, about', [
+    ('sentence_bert_config.json', {'max_seq_length': '256'}),
+    ('config_sentence_transformers.json', {'prompts': ['x'], 'default_prompt_name': 'x'})])
+def test_values_of_a_wrong_kind(file, about, tmp_path):
+    make(tmp_path, {'pooling_mode': 'mean'})
+    (tmp_path / file).write_text(json.dumps(about))
+    with pytest.raises(UserError, match='from a copy'):
+        read_sentences(tmp_path)
+
+
 def test_a_folder_of_a_model_alone(tmp_path):
     assert read_sentences(tmp_path) is None and transformer_folder(tmp_path) == tmp_path
 
@@ -74,7 +84,8 @@ def test_what_is_not_supported(pooling, others, sentence, tmp_path):
         read_sentences(make(tmp_path, pooling, *others))
 
 
-@pytest.mark.parametrize('text', ['', '{}', '[1]', '[{"type": 3, "path": ""}]', '[{"type": "x"}]',
+@pytest.mark.parametrize('text', ['', '{}', '[1]', '[{"type": 3, "path": ""}]',
+                                  '[{"type": "x.Transformer", "path": 3}]', '[{"type": "x"}]',
                                   '[]', '[{"type": "x.Pooling", "path": ""}]', '[' * 99_999])
 def test_a_list_of_modules_that_is_none(text, tmp_path):
     (tmp_path / 'modules.json').write_text(text)

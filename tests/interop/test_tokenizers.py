@@ -198,6 +198,28 @@ def test_the_classes_of_the_families_load_it_too(kind, family, name, tmp_path):
         assert oracle(text)['input_ids'] == template.row([tokenizers.source.encode(text)])
 
 
+def test_a_model_without_segments_is_given_no_types_and_texts_are_cut(tmp_path):
+    tokenizers = train_tokenizers(DataConfig(
+        train='x', tokenizer='wordpiece', objective='classify', vocab_size=400),
+        ((text,) for text in english()))
+    write_tokenizers(tokenizers, tmp_path, 'bert', segments=False, longest=12)
+    about = json.loads((tmp_path / 'tokenizer_config.json').read_text())
+    assert about['model_input_names'] == ['input_ids', 'attention_mask']
+    oracle = theirs(tmp_path)
+    text, other = english()[:2]
+    assert set(oracle(text, other)) == {'input_ids', 'attention_mask'}
+    assert len(oracle(text * 9, truncation=True)['input_ids']) == 12
+
+
+@pytest.mark.parametrize('options', [{'add_eos_token': False}, {'add_bos_token': False}])
+def test_where_texts_begin_is_as_tokenizer_json_has_it(options, tmp_path):
+    family = KINDS['llama_json'](tmp_path)
+    replaced(tmp_path, 'tokenizer_config.json', **options)
+    tokenizers = read(tmp_path, family)
+    assert tokenizers.template.before == (0,)
+    check_agrees(tokenizers, theirs(tmp_path), TEXTS)
+
+
 def shared(path) -> Path:
     """A file of the shared data; skips where it is absent."""
     file = Path(os.environ.get('XFORMER_DATA', 'XFORMER_DATA is unset'), path)
@@ -273,6 +295,10 @@ def replaced(folder, name, **changes):
      'has do_lower_case=False, tokenizer.json has True'),
     ('electra_json', lambda f: replaced(f, 'special_tokens_map.json', pad_token='[PAD]'),
      r"contradict each other: pad_token is '<pad>' or '\[PAD\]'"),
+    *(('electra_json', lambda f, wrong=wrong: replaced(f, 'tokenizer_config.json', **wrong),
+       'a value of a wrong kind') for wrong in (
+           {'pad_token': {'__type': 'AddedToken'}}, {'pad_token': ['x']},
+           {'added_tokens_decoder': {'x': {'content': 'y'}}})),
     ('electra_json', lambda f: (f / 'tokenizer.json').write_text('{'),
      'tokenizer.json is no tokenizer that can be read'),
     ('roberta', lambda f: (f / 'merges.txt').unlink(), 'nor merges.txt'),

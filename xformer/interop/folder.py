@@ -19,13 +19,14 @@ from xformer.config import (
     read_config,
 )
 from xformer.interop import generation
-from xformer.interop.families import FAMILIES, NEUTRAL, Architecture, Family
+from xformer.interop.families import FAMILIES, NEUTRAL, OFF, Architecture, Family
 from xformer.interop.options import Theirs, to_model, to_theirs
 from xformer.interop.sentences import MODULES, transformer_folder
 from xformer.interop.tables import Table, read_arrays, slots, write_tensors
 from xformer.interop.tensors import Tensors, write
 
 CONFIG = 'config.json'
+MOST_LABELS = 10**6
 # of training alone, which it says nothing of
 UNTRAINED = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1.0})
 
@@ -178,7 +179,7 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
                          'data.score': 'bleu' if objective == 'pairs' else Config().data.score})
     known = {*NEUTRAL, *generation.NAMES, *(option.theirs for option in family.options)}
     aside = [f'{name}={value!r}' for name, value in theirs.items()
-             if name not in known and value is not None]
+             if name not in known and value != OFF.get(name)]
     if config.model.family != 'encoder':
         given = generation.read_generation(folder, {**family.generation, **theirs})
         changes, more = generation.to_config(given, config.model)
@@ -188,8 +189,10 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
 
 def _labels(theirs: Theirs) -> tuple[str, ...]:
     """Of a classifier or tagger; transformers takes two where config.json names none."""
-    names = theirs.get('id2label') or dict.fromkeys(map(str, range(theirs.get('num_labels', 2))))
-    return tuple(str(names.get(str(i)) or f'LABEL_{i}') for i in range(len(names)))
+    names, count = theirs.get('id2label') or {}, theirs.get('num_labels', 2)
+    if not names and count > MOST_LABELS:
+        raise UserError(f'num_labels={count} is more than any model here has ({MOST_LABELS:,})')
+    return tuple(str(names.get(str(i), f'LABEL_{i}')) for i in range(len(names) or count))
 
 
 def _architecture(folder: Path, theirs: Theirs, family: Family) -> str:
@@ -205,14 +208,17 @@ def _architecture(folder: Path, theirs: Theirs, family: Family) -> str:
 
 def _as_its_tensors_say(name: str, family: Family, tensors: Tensors, sentences: bool) -> str:
     """The architecture, where config.json names another: a model of sentence-transformers has no
-    head, and BERT's own files, of BertForMaskedLM, have that for next sentences, too."""
-    named = family.architectures[name].objective
-    other = 'none' if sentences else 'mlm_nsp' if named == 'mlm' else named
-    found = next((each for each, architecture in family.architectures.items()
-                  if architecture.objective == other and all(
-                      _new_or_old(place.name, tensors) for place in architecture.head.values())),
-                 name)
-    return found if other != named else name
+    head, BERT's own files, of BertForMaskedLM, have that for next sentences, too, and BART's may
+    do without a bias of the logits."""
+    def complete(architecture: Architecture) -> bool:
+        return all(_new_or_old(place.name, tensors) for place in architecture.head.values())
+
+    named = family.architectures[name]
+    other = 'none' if sentences else 'mlm_nsp' if named.objective == 'mlm' else named.objective
+    if other == named.objective and complete(named):
+        return name
+    return next((each for each, architecture in family.architectures.items()
+                 if architecture.objective == other and complete(architecture)), name)
 
 
 def _objective(theirs: Theirs, architecture: Architecture) -> str:
@@ -248,9 +254,11 @@ def _tied(found: Checkpoint) -> dict[str, str]:
 
 
 def _pooled(found: Checkpoint) -> dict[str, bool]:
-    """Whether there is a pooler, and something that uses it."""
+    """Whether there is a pooler, and something that uses it: a head of texts cannot do without."""
     place = found.table.get('encoder/pooler/kernel')
-    uses = found.config.data.objective in ('none', 'mlm_nsp', 'classify', 'regress')
+    if found.config.data.objective in ('classify', 'regress'):
+        return {'model.pooler': place is not None}
+    uses = found.config.data.objective in ('none', 'mlm_nsp')
     return {'model.pooler': uses and place is not None and place.name in found.tensors}
 
 

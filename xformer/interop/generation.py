@@ -80,8 +80,8 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
     As there, greedy unless the settings say otherwise. Theirs count what outputs of seq2seq and
     prompts begin with, which ours do not, but for GPT-2, whose prompts begin with nothing.
     """
-    begins = _begins(model)
-    beams, known = given.get('num_beams', 1), {'eos_token_id': model.eos_id}
+    begins, eos, told = _begins(model), *_end(given, model)
+    beams, known = given.get('num_beams', 1), {'eos_token_id': told}
     decode = {'strategy': 'beam', 'beam_size': beams, 'length_penalty': 'length', 'alpha': 1.0,
               'early_stopping': str(given.get('early_stopping', False)).lower()}
     decode |= {ours: given[name] for name, ours in _SAME.items() if name in given}
@@ -94,11 +94,11 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
         decode['max_length'] = min(given['max_length'] - begins, model.max_length)
     if given.get('min_length'):
         decode['min_length'] = given['min_length'] + (not begins)
-    if given.get('forced_eos_token_id') == model.eos_id:
+    if given.get('forced_eos_token_id') == eos:
         decode['end_at_limit'] = True
     else:
         known['forced_eos_token_id'] = None
-    changes = {f'decode.{name}': value for name, value in decode.items()}
+    changes = {'model.eos_id': eos} | {f'decode.{name}': value for name, value in decode.items()}
     if model.family == 'seq2seq':
         changes |= {name: given[theirs] for name, theirs in (
             ('decode.first_token', 'forced_bos_token_id'),
@@ -109,6 +109,13 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
         known['bad_words_ids'] = None  # the two are never written anyway
     return changes, [f'{name}={value}' for name, value in given.items()
                      if name not in NAMES or value != (known | _OFF).get(name, value)]
+
+
+def _end(given: Mapping[str, Any], model: ModelConfig) -> tuple[int, Any]:
+    """(the end token, what `given` says of it if it says no more): of several there, one here."""
+    said = given.get('eos_token_id', model.eos_id)
+    ends = said if isinstance(said, list) and said else [said]
+    return model.eos_id if model.eos_id in ends else ends[0], said if len(ends) == 1 else None
 
 
 def _begins(model: ModelConfig) -> bool:

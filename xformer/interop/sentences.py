@@ -38,6 +38,9 @@ def read_sentences(folder: Path) -> Sentences | None:
     about = next((_json(path) for path in sorted(model.glob('sentence_*_config.json'))), {})
     longest = about.get('max_seq_length') or _optional(
         model / 'tokenizer_config.json').get('model_max_length') or 0
+    if not isinstance(longest, int | float):
+        raise UserError(f'{model} says that texts are cut at {longest!r}, which is no number; '
+                        'restore its files from a copy')
     return Sentences(_pool(kinds['Pooling'] / 'config.json'), 'Normalize' in kinds,
                      longest if longest < UNLIMITED else 0, bool(about.get('do_lower_case')),
                      _prompt(folder))
@@ -64,8 +67,11 @@ def write_sentences(folder: Path, pool: str, config: Config) -> None:
 def _prompt(folder: Path) -> str:
     """That of every text for which no other is asked."""
     about = _optional(folder / 'config_sentence_transformers.json')
-    name = about.get('default_prompt_name')
-    return (about.get('prompts') or {}).get(name) or '' if name else ''
+    name, prompts = about.get('default_prompt_name'), about.get('prompts') or {}
+    if name and not isinstance(prompts, dict):
+        raise UserError(f'{folder} has prompts that have no names; restore '
+                        'config_sentence_transformers.json from a copy')
+    return prompts.get(name) or '' if name else ''
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -78,7 +84,7 @@ def transformer_folder(folder: Path) -> Path:
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, path of its folder)"""
     try:
-        return [(module['type'].rpartition('.')[2], module['path'])
+        return [(module['type'].rpartition('.')[2], str(module['path']))
                 for module in _json(folder / MODULES, list)]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{folder / MODULES} is no list of modules ({error!r}); restore it from a '

@@ -22,7 +22,7 @@ PICKLES = 'pytorch_model*.bin'
 SHARD_BYTES = 5 * 10**9
 _CONVERT = ("python -c \"import glob, torch, safetensors.torch as s; s.save_file({{k: "
             "v.contiguous().clone() for f in sorted(glob.glob('{0}')) for k, v in "
-            "torch.load(f, weights_only=True).items()}}, '{1}')\"")
+            "torch.load(f, weights_only=True).items()}}, '{1}', {{'format': 'pt'}})\"")
 
 
 class Tensors:

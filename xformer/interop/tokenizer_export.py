@@ -31,13 +31,15 @@ _MODELS = {'albert': 'spiece.model', 't5': 'spiece.model', 'mt5': 'spiece.model'
 _WHITE = ''.join(f'\\x{{{code:x}}}' for code in range(0x3001) if chr(code).isspace())
 
 
-def write_tokenizers(tokenizers: Tokenizers, folder: Path, family: str) -> None:
+def write_tokenizers(tokenizers: Tokenizers, folder: Path, family: str, segments: bool = True,
+                     longest: int | None = None) -> None:
     """tokenizer.json, tokenizer_config.json and special_tokens_map.json, for config.json's
     model_type `family`; for Marian source.spm, target.spm and vocab.json.
 
     Special tokens go where `tokenizers.template` has them, else as for the family's objectives (a
     decoder's: language modelling). Whoever reads the files obeys special tokens in a text, which
-    tokenizers trained here take for text. Raises UserError for what cannot be written.
+    tokenizers trained here take for text. A model without `segments` is given no types of tokens,
+    and texts may be cut at `longest`. Raises UserError for what cannot be written.
     """
     folder = Path(folder)
     if family == 'marian':
@@ -59,8 +61,9 @@ def write_tokenizers(tokenizers: Tokenizers, folder: Path, family: str) -> None:
     library.save(str(folder / 'tokenizer.json'))
     _write_config(folder, _names(source, about, template), {
         'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False,
-        'model_input_names': ['input_ids', *['token_type_ids'] * about.segments,
-                              'attention_mask'], **_options(library)})
+        'model_input_names': ['input_ids', *['token_type_ids'] * (about.segments and segments),
+                              'attention_mask'],
+        **({'model_max_length': longest} if longest else {}), **_options(library)})
     if isinstance(source, PieceTokenizer) and family in _MODELS:
         (folder / _MODELS[family]).write_bytes(source.file)
 

@@ -81,8 +81,14 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
     files that are missing or damaged, or that contradict each other.
     """
     folder = Path(folder)
-    if family == 'marian':
-        return _read_marian(folder)
+    try:
+        return _read_marian(folder) if family == 'marian' else _read(folder, family)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f'{folder} has tokenizer files with a value of a wrong kind ({error!r}); '
+                        'restore them from a copy') from None
+
+
+def _read(folder: Path, family: str) -> Tokenizers:
     about = family_of(family)
     declared = _declared(folder, about.names)
     path = folder / 'tokenizer.json'
@@ -247,15 +253,14 @@ def _special(declared: Declared, kind: str, ids: Mapping[str, int],
 
 def _place(library: Tokenizer, about: Family, names: Mapping[str, str], declared: Declared,
            complete: bool) -> None:
-    """The template, where the file says none or the options say another."""
+    """The template that the options say, unless tokenizer.json has one."""
     options = declared.options
     if about.template and not complete:
         for role in sum(about.template, ()):
             if role not in names:
                 raise missing(declared.folder, role)
         around = [[names[role] for role in roles] for roles in about.template]
-    elif about.kind == 'decoder' and ('add_bos_token' in options or 'add_eos_token' in options
-                                      or library.post_processor is None):
+    elif about.kind == 'decoder' and not (complete and library.post_processor):
         if about is _LLAMA and not complete and 'add_bos_token' not in options:
             raise UserError(f'{declared.folder}/tokenizer_config.json does not say add_bos_token; '
                             'say there whether a text begins with the token '

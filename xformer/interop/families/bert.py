@@ -3,6 +3,7 @@ ALBERT (Lan et al. 2020), ELECTRA's discriminator (Clark et al. 2020)."""
 
 from collections.abc import Sequence
 
+from xformer.config import UserError
 from xformer.interop.families.family import Architecture, Family
 from xformer.interop.options import ACTIVATIONS, Option, Theirs, chosen, fixed
 from xformer.interop.tables import Place, Table, embedding, linear, norm, within
@@ -140,6 +141,15 @@ DISTILBERT = Family(
     prefix='distilbert', tied=['vocab_projector.weight'],
     ignored=['*embeddings.position_ids'])
 
+def _projected(theirs: Theirs) -> Theirs:
+    """There a map follows the embeddings whatever their width, here only where it is another."""
+    E, D = theirs.get('embedding_size', 128), theirs.get('hidden_size', 4096)
+    if E == D:
+        raise UserError(f'an ALBERT with embeddings as wide as the model (embedding_size={E}, '
+                        f'hidden_size={D}) is not supported')
+    return theirs
+
+
 ALBERT = Family(
     'albert', changed(
         OPTIONS, Option('vocab_size', 'vocab_size', 30_000),
@@ -161,7 +171,8 @@ ALBERT = Family(
         'AlbertForMaskedLM': Architecture(
             'mlm', masked('predictions.dense', 'predictions.LayerNorm', 'predictions.bias'))},
     prefix='albert', tokenizer='unigram', tied=['predictions.decoder.weight'],
-    ignored=['*embeddings.position_ids', 'predictions.decoder.bias'])
+    ignored=['*embeddings.position_ids', 'predictions.decoder.bias'],
+    adjust=_projected, complete=_projected)
 
 ELECTRA = Family(
     'electra', changed(

@@ -13,13 +13,15 @@ NEUTRAL = frozenset((  # what config.json may say besides, which changes nothing
     'model_type architectures transformers_version _name_or_path dtype torch_dtype tokenizer_class '
     'use_cache output_attentions output_hidden_states output_past return_dict use_return_dict '
     'torchscript xla_device gradient_checkpointing chunk_size_feed_forward task_specific_params '
-    'prefix finetuning_task language model_parallel save_step auto_map '
+    'prefix finetuning_task language model_parallel save_step tie_weights_ is_llama_config '
+    'transformers.js_config sbert_ce_default_activation_function sentence_transformers '
+    'force_bos_token_to_be_generated use_bfloat16 '
     # initialisation, and the dropout of heads, which is model.dropout here
     'initializer_range initializer_factor init_std sinusoidal_pos_embds '
     'classifier_dropout classifier_dropout_prob '
     'classif_dropout seq_classif_dropout qa_dropout '
     # read with the architecture
-    'id2label label2id num_labels problem_type '
+    'id2label label2id num_labels _num_labels problem_type '
     # parts of other architectures, and what other options say again
     'summary_type summary_use_proj summary_activation summary_first_dropout summary_last_dropout '
     'summary_proj_to_labels pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers '
@@ -28,6 +30,8 @@ NEUTRAL = frozenset((  # what config.json may say besides, which changes nothing
     'net_structure_type gap_size num_memory_blocks down_scale_factor rope_parameters rope_scaling '
     'rope_theta tie_word_embeddings is_decoder is_encoder_decoder cross_attention_hidden_size '
     'sep_token_id bos_token_id eos_token_id').split())
+# and what changes nothing with this value
+OFF = {'pruned_heads': {}, 'tie_encoder_decoder': False, 'rope_interleaved': False}
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,21 @@ _BLOCK = {
 
 def _adjust(theirs: Theirs) -> Theirs:
     """Newer files keep what belongs to rotary positions together."""
-    rope = theirs.get('rope_parameters') or {}
-    for scaling in (rope, theirs.get('rope_scaling') or {}):
+    new, old = (theirs.get(name) or {} for name in ('rope_parameters', 'rope_scaling'))
+    for scaling in (new, old):
         if scaling.get('rope_type', scaling.get('type', 'default')) != 'default':
             raise UserError(f'scaled rotary positions ({scaling}) are not supported')
+    rope = new | old
     heads, width = theirs.get('num_attention_heads', 32), theirs.get('hidden_size', 4096)
     return theirs | {
         'rope_theta': float(rope.get('rope_theta', theirs.get('rope_theta', 10_000.0))),
         'num_key_value_heads': theirs.get('num_key_value_heads') or heads,
         'head_dim': theirs.get('head_dim') or width // heads}
+
+
+def _first(ends: int | list[int]) -> int:
+    """Of several; `generation` tells of the others."""
+    return ends[0] if isinstance(ends, list) else ends
 
 
 LLAMA = Family(
@@ -50,7 +56,7 @@ LLAMA = Family(
         Option('attention_bias', 'biases', False),
         Option('mlp_bias', 'biases', False),
         Option('bos_token_id', 'bos_id', 1),
-        Option('eos_token_id', 'eos_id', 2),
+        Option('eos_token_id', 'eos_id', 2, read=_first),
         chosen('tie_word_embeddings', 'tie_embeddings', False, {False: 'none', True: 'all'}),
         *fixed(pretraining_tp=1)],
     {'family': 'decoder', 'num_encoder_layers': 0, 'norm': 'rms', 'norm_position': 'pre',
