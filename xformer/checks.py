@@ -43,8 +43,10 @@ def validate(config: Config) -> Config:
     flat = to_flat(config)
     for name, (low, high, closed) in _RANGES.items():
         value = flat[name]
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f'{name} must be a finite number, not {value}')
+        if isinstance(value, int) and value >= 2**31 and high == _INFINITY:  # arrays count in int32
+            raise UserError(f'{name} must be below {2**31}, not {value}')
         inside = low <= value <= high if closed else low <= value < high
         if not inside:
             bound = f'at least {low}' if high == _INFINITY else \
@@ -87,12 +89,13 @@ _RANGES = {  # name: (least, most, most is allowed)
         'model.num_labels', 'model.window', 'model.norm_epsilon', 'data.sequence_length',
         'data.per_label',
         'optim.peak_learning_rate', 'optim.noam_factor', 'optim.warmup_steps',
-        'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon', 'train.seed',
+        'optim.weight_decay', 'optim.clip_norm', 'optim.epsilon',
         'train.keep_best', 'train.patience', 'train.soft_weight', 'train.cosine_weight',
         'train.temperature', 'parallel.devices', 'decode.diversity', 'decode.alpha',
         'decode.max_length', 'decode.max_new_tokens', 'decode.min_length',
         'decode.repetition_penalty', 'decode.no_repeat_ngram', 'decode.temperature',
-        'decode.top_k', 'decode.seed')},
+        'decode.top_k')},
+    'train.seed': (0, 2**32, False), 'decode.seed': (0, 2**32, False),  # what JAX takes whole
     'data.max_buckets': (1, 255, True),  # they are numbered in bytes
     'model.relative_buckets': (4, _INFINITY, False), 'model.rotary_base': (1.0, _INFINITY, False),
     **{name: (-1, _INFINITY, False) for name in (
@@ -308,6 +311,9 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
                'sample')
     yield (decode.first_token < 0 or model.family == 'seq2seq',
            f'decode.first_token has no effect with model.family={model.family}; it is for seq2seq')
+    yield (not model.vocab_size or decode.first_token < model.vocab_size,
+           f'decode.first_token={decode.first_token} is none of the {model.vocab_size:,} tokens of '
+           'the vocabulary')
     yield (decode.strategy == 'beam' or decode.beam_groups == 1,
            'decode.beam_groups has no effect with decode.strategy=sample')
     yield (decode.beam_size % decode.beam_groups == 0 or decode.strategy == 'sample',

@@ -1,7 +1,7 @@
 """Our jitted functions, compiled ahead of time: once per shape, counted and timed.
 
-A call with shapes not seen before compiles; nothing else ever does, so `Compilations.rows` is the
-whole truth about compiling in a process.
+A call with shapes not seen before compiles. Nothing else that a command does over and over ever
+compiles, so `Compilations.rows` tells whether a run compiles again and again.
 """
 
 import time

@@ -222,7 +222,7 @@ class DecodeConfig:
                                  'them at its present length (false) or at the longest (never)',
                                  ('true', 'false', 'never'))
     max_length: int = option(0, 'most tokens of an output, in a decoder with its prompt; 0 takes '
-                             'what the model takes')
+                             'what the model takes, of seq2seq at most the source and 50 more')
     max_new_tokens: int = option(0, 'most tokens of an output without any prompt; 0 leaves it to '
                                  'max_length')
     min_length: int = option(0, 'fewest tokens of an output, end included; counted as max_length')

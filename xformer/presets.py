@@ -52,7 +52,7 @@ PRESETS = {
     'transformer-base': _TRANSFORMER,
     'transformer-big': {**_TRANSFORMER, **_both(6, 1024, 16, 4096), 'dropout': 0.3},
     'marian': {**_TRANSFORMER, 'vocab_size': 58_101, 'activation': 'silu',
-               'norm_epsilon': 1e-5},  # OPUS-MT en-de
+               'positions': 'sinusoidal_halves', 'norm_epsilon': 1e-5},  # OPUS-MT en-de
     'bert-tiny': {**_BERT, **_encoder(2, 128, 2)},
     'bert-mini': {**_BERT, **_encoder(4, 256, 4)},
     'bert-small': {**_BERT, **_encoder(4, 512, 8)},

@@ -160,9 +160,12 @@ def test_an_output_is_limited_by_its_own_source_not_by_the_longest_beside_it():
     assert [output.ids for [output] in outputs] == [[5] * 51, [5] * 54, [5] * 60]
 
 
-@pytest.mark.parametrize('scheme', ['sinusoidal', 'learned', 'rotary', 'alibi', 'relative', 'none'])
-def test_drafted_and_one_by_one_are_greedy(scheme):
-    decoder = Decoder({'decode.beam_size': 1, 'model.positions': scheme})
+@pytest.mark.parametrize('changes', [
+    *({'model.positions': scheme} for scheme in (
+        'sinusoidal', 'learned', 'rotary', 'alibi', 'relative', 'none')),
+    {'decode.first_token': 5}, {'decode.end_at_limit': True, 'decode.max_new_tokens': 3}], ids=str)
+def test_drafted_and_one_by_one_are_greedy(changes):
+    decoder = Decoder({'decode.beam_size': 1} | changes)
     other = jax.tree.map(lambda leaf: 1.2 * leaf, decoder.params)
     generate = Generator(decoder.model, decoder.config, decoder.params, decoder.compilations,
                          draft=Draft(decoder.model, other, 2))

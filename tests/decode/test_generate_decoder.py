@@ -163,6 +163,36 @@ def test_drafted_is_greedy_whatever_the_draft(setting):
     assert 0 < drafted.kept < drafted.drafted
 
 
+@pytest.mark.parametrize('option', [
+    {'decode.repetition_penalty': 3.0}, {'decode.no_repeat_ngram': 1}, {'decode.min_length': 13}],
+    ids=str)
+def test_drafted_is_greedy_with_all_that_rules_tokens_out(rotary, option):
+    changes = {'decode.max_new_tokens': 12} | option
+    plain = rotary.generator({'decode.max_new_tokens': 12})(PROMPTS[:6])
+    expected = rotary.generator(changes)(PROMPTS[:6])
+    assert [best[0].ids for best in expected] != [best[0].ids for best in plain]
+    other = jax.tree.map(lambda own, strange: own + 0.3 * strange, rotary.params,
+                         random_params(rotary.model, seed=2))
+    drafted = rotary.generator(changes, draft=Draft(rotary.model, other, 3))
+    assert_same(drafted(PROMPTS[:6]), expected)
+    assert 0 < drafted.kept < drafted.drafted
+
+
+def test_prompts_too_long_for_the_products_of_short_ones_give_the_same(rotary, monkeypatch):
+    expected = rotary.together[:4]
+    monkeypatch.setattr('xformer.nn.backends.FEW_SCORES', 0)
+    assert_same(rotary.generator()(PROMPTS[:4]), expected)
+
+
+@pytest.mark.parametrize('changes', [{}, {'decode.beam_size': 3}], ids=['greedy', 'beam'])
+def test_a_text_from_its_beginning_may_take_all_that_the_model_does(rotary, changes):
+    """The prompt is BOS alone; outputs that do not end are max_length long."""
+    endless = {'decode.max_new_tokens': 0, 'decode.min_length': 40} | changes
+    [[output, *_]] = rotary.generator(endless)([[]])
+    assert len(output.ids) == 40
+    assert_scored(rotary, [[]], [[output]])
+
+
 def test_fifty_prompts_of_a_bucket_compile_nothing_after_the_first(rotary):
     generate = rotary.generator()
     first = len(rotary.compilations.rows)

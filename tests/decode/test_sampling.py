@@ -75,6 +75,14 @@ def test_the_end_waits_for_the_minimum_length_and_may_repeat():
                              config(no_repeat_ngram=1))[END] > NEVER
 
 
+def test_a_text_that_could_only_repeat_itself_may_end_early():
+    every_M = jnp.array([token for token in range(V) if token != END])
+    given = log_probabilities(jnp.asarray(LOGITS_V), every_M, 0, V - 1, False,
+                              config(min_length=99, no_repeat_ngram=1))
+    np.testing.assert_allclose(given, with_never(log_softmax(LOGITS_V), set(range(V)) - {END}),
+                               rtol=1e-5)
+
+
 def test_what_is_not_allowed_may_leave_its_probability_to_the_rest():
     allowed = [token for token in range(V) if token not in (0, 1)]
     np.testing.assert_allclose(np.exp(found(renormalise=True)[allowed]).sum(), 1.0, rtol=1e-5)

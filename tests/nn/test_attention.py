@@ -202,6 +202,8 @@ def test_auto_on_a_gpu_takes_cudnn_unless_documents_need_a_large_mask(monkeypatc
     assert taken(1024, jnp.bfloat16) == taken(65_536, jnp.bfloat16) == 'cudnn'
     assert taken(1024, jnp.bfloat16, **documents) == 'cudnn'
     assert taken(65_536, jnp.bfloat16, **documents) == 'blockwise'
+    assert taken(1023, jnp.bfloat16) == 'cudnn'
+    assert taken(1023, jnp.bfloat16, **documents) == 'xla'  # it has no gradients for that
     assert taken(1024, jnp.float32) == 'xla'
 
 

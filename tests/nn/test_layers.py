@@ -324,6 +324,12 @@ def test_the_shape_only_folds_the_factors():
     np.testing.assert_array_equal(dropout_factors(key, 0.5, (2, 3, 4)), flat.reshape(2, 3, 4))
 
 
+def test_factors_are_counted_beyond_what_32_bits_hold():
+    shape = jax.eval_shape(lambda key: dropout_factors(key, 0.1, (2, 16, 2**14, 2**14)),
+                           jax.random.key(0))
+    assert shape.shape == (2, 16, 2**14, 2**14)
+
+
 def test_dropout_needs_its_random_stream():
     x = normal(0, 50, 50)
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x), x)

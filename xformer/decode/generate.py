@@ -70,8 +70,10 @@ class Generator:
         self._sampling = config.decode.strategy == 'sample'
         self._hypotheses = num_outputs if self._sampling else config.decode.beam_size
         self._beams = self._hypotheses > 1 and not self._sampling
-        if (complete or draft) and self._beams or draft and self._sampling:
+        if (complete or draft) and self._beams:
             raise ValueError('completion from outside and drafts are not for beams')
+        if draft and self._sampling:
+            raise ValueError('drafts are for greedy outputs, not for samples')
         self._batch_tokens = 1 if draft else batch_tokens // self._hypotheses
         self._search = compilations.wrap('search', jax.jit(self._searched))
         self._begin = compilations.wrap('begin', jax.jit(self._started))
@@ -95,7 +97,7 @@ class Generator:
         return found
 
     def stream(self, ids: Sequence[int], number: int = 0) -> Iterator[Output]:
-        """The output of one input as it grows, after each token.
+        """The output of one input as it grows, after each token, or with a draft after several.
 
         Draws are those for input `number` of a call. Raises UserError as a call does, ValueError
         where there is more than one output to show.
@@ -117,7 +119,7 @@ class Generator:
 
     def _most(self, width: int) -> int:
         """Most tokens of any output for inputs in a bucket of that width."""
-        shortest = 1 if width == LEAST_WIDTH else width // 2
+        shortest = 1 - len(self._before) if width == LEAST_WIDTH else width // 2
         return max(output_limits(self._config, length)[1]
                    for length in (shortest, width - len(self._before)))
 
@@ -224,7 +226,8 @@ class Generator:
             for row in rows:
                 if row not in ends:
                     n = self._completed(index, ids[row, :lengths[row]].tolist())
-                    ends |= {} if n is None else {row: n}
+                    if n is not None:
+                        ends[row] = n
                 ended[row] |= row in ends
                 n = ends.get(row, lengths[row])
                 score = scores[row, :n].sum() / length_penalty(max(n, 1), self._config.decode)
@@ -265,30 +268,30 @@ def _with_room(cache, more: int):
     """The cache with room for that many tokens more of each row or hypothesis."""
     if cache.lines_BGM is None:
         return cache.replace(layers=[layer.with_room(more) for layer in cache.layers])
-    K = cache.lines_BGM.shape[1]
-    lines_BKM = jnp.pad(cache.lines_BGM, ((0, 0), (0, 0), (0, more)))
-    return cache.replace(layers=[layer.with_room(more * K) for layer in cache.layers],
-                         lines_BGM=_followed(lines_BKM, cache.position))
+    G = cache.lines_BGM.shape[1]
+    lines_BGM = jnp.pad(cache.lines_BGM, ((0, 0), (0, 0), (0, more)))
+    return cache.replace(layers=[layer.with_room(more * G) for layer in cache.layers],
+                         lines_BGM=_followed(lines_BGM, cache.position))
 
 
-def _side_by_side(cache, K: int):
-    """The cache with K hypotheses of each example, which go on from what it holds."""
-    layers = [layer.side_by_side(K) for layer in cache.layers]
+def _side_by_side(cache, G: int):
+    """The cache with G hypotheses of each example, which go on from what it holds."""
+    layers = [layer.side_by_side(G) for layer in cache.layers]
     X, slots, _ = layers[0].v_XMH.shape
-    first_BKM = jnp.zeros((X // layers[0].num_kv_heads, K, slots // K), jnp.int32)
-    return cache.replace(layers=layers, lines_BGM=_followed(first_BKM, cache.position))
+    first_BGM = jnp.zeros((X // layers[0].num_kv_heads, G, slots // G), jnp.int32)
+    return cache.replace(layers=layers, lines_BGM=_followed(first_BGM, cache.position))
 
 
-def _reorder(cache, parents_BK):
-    """The cache after hypothesis k of each example has become that which continues parents_BK."""
-    lines_BKM = jnp.take_along_axis(cache.lines_BGM, parents_BK[..., None], axis=1)
-    return cache.replace(lines_BGM=_followed(lines_BKM, cache.position))
+def _reorder(cache, parents_BG):
+    """The cache after hypothesis g of each example has become that which continues parents_BG."""
+    lines_BGM = jnp.take_along_axis(cache.lines_BGM, parents_BG[..., None], axis=1)
+    return cache.replace(lines_BGM=_followed(lines_BGM, cache.position))
 
 
-def _followed(lines_BKM, position):
+def _followed(lines_BGM, position):
     """The lines up to `position`; from there on, each hypothesis writes its own."""
-    _, K, M = lines_BKM.shape
-    return jnp.where(jnp.arange(M)[None, None] < position, lines_BKM, jnp.arange(K)[None, :, None])
+    _, G, M = lines_BGM.shape
+    return jnp.where(jnp.arange(M)[None, None] < position, lines_BGM, jnp.arange(G)[None, :, None])
 
 
 def _check_room(config: Config, length: int, number: int) -> None:

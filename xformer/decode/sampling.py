@@ -21,7 +21,8 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
     """log p of every next token, float32; what must not come is ruled out, the others' p kept.
 
     ids_M[start:end] is the text so far, prompt and output. `ending`: whether it may end now.
-    Padding and the begin token are never emitted.
+    Padding and the begin token are never emitted. A text of which every continuation would repeat
+    something may end early.
     """
     model, decode = config.model, config.decode
     logits_V = logits_V.astype(jnp.float32)
@@ -40,7 +41,10 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
         repeats_V = _repeats(ids_M, start, end, decode.no_repeat_ngram, len(log_p_V))
         log_p_V = jnp.where(repeats_V.at[model.eos_id].set(False), NEVER, log_p_V)
     if decode.min_length:
-        log_p_V = jnp.where((ids_V == model.eos_id) & ~ending, NEVER, log_p_V)
+        goes_on_V = jnp.where(ids_V == model.eos_id, NEVER, log_p_V)
+        if decode.no_repeat_ngram:
+            ending |= goes_on_V.max() == NEVER
+        log_p_V = jnp.where(ending, log_p_V, goes_on_V)
     return jax.nn.log_softmax(log_p_V) if decode.renormalise else log_p_V
 
 

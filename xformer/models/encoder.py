@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from xformer.config import ModelConfig
 from xformer.nn.embedding import Embedding, tied_logits, token_table
-from xformer.nn.layers import ACTIVATIONS, Linear, Norm, initial
+from xformer.nn.layers import ACTIVATIONS, GATES, Linear, Norm, initial
 from xformer.nn.masks import Mask, Packing, row_positions
 from xformer.nn.stack import Stack, chosen
 
@@ -106,7 +106,7 @@ class MaskedLM(nn.Module):
         return self._logits(self.encoder.encoder.finish(hidden_LTD))
 
     def _logits(self, x_BPD) -> jax.Array:
-        activation = ACTIVATIONS.get(self.config.activation, ACTIVATIONS['gelu'])
+        activation = {**ACTIVATIONS, **GATES}[self.config.activation]
         h_BPE = self.transform_norm(activation(self.transform(x_BPD)))
         logits_BPV = tied_logits(h_BPE, self.encoder.embedding, self.config)
         if self.config.biases:

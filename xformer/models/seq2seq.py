@@ -28,7 +28,7 @@ class Cache:
 
     layers: list[LayerCache]
     position: jax.Array
-    source_lengths_C: jax.Array
+    source_lengths_B: jax.Array
     lines_BGM: jax.Array | None = None
 
 
@@ -115,7 +115,7 @@ class Seq2Seq(nn.Module):
         """
         x_BTD, positions_1T = self._embed_target(inputs_BT, cache.position, None)
         x_BTD, layers = self.decoder.extend(x_BTD, cache.layers, cache.position, positions_1T,
-                                            Mask(key_lengths_B=cache.source_lengths_C),
+                                            Mask(key_lengths_B=cache.source_lengths_B),
                                             lines_BGM=cache.lines_BGM)
         longer = cache.replace(layers=layers, position=cache.position + inputs_BT.shape[1])
         return self._logits(x_BTD), longer

@@ -44,7 +44,7 @@ def suitable(q_BTNH, k_BSKH, mask: Mask, bias_NR, drop_BNTS) -> str:
     if drop_BNTS is not None:
         return 'xla'
     scores = q_BTNH.shape[1] * k_BSKH.shape[1]
-    lacks = any(_cudnn_lacks(q_BTNH, mask, bias_NR, drop_BNTS).values())
+    lacks = any(_cudnn_lacks(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS).values())
     if (jax.default_backend() == 'gpu' and not lacks
             and (mask.key_segments_BS is None or scores <= MOST_MASKED)):
         return 'cudnn'
@@ -57,7 +57,7 @@ def cudnn_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=
     documents take a mask of every query and key, shared by the heads.
     """
     if implementation == 'cudnn':
-        _require('cudnn', 'gpu', _cudnn_lacks(q_BTNH, mask, bias_NR, drop_BNTS))
+        _require('cudnn', 'gpu', _cudnn_lacks(q_BTNH, k_BSKH, mask, bias_NR, drop_BNTS))
     B, T = q_BTNH.shape[:2]
     packed_B1TS = None
     if mask.key_segments_BS is not None:
@@ -70,10 +70,12 @@ def cudnn_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, bias_NR=None, drop_BNTS=
     return _zero_where_blind(out_BTNH, mask, k_BSKH.shape[1])
 
 
-def _cudnn_lacks(q_BTNH, mask: Mask, bias_NR, drop_BNTS) -> dict[str, bool]:
+def _cudnn_lacks(q_BTNH, k_BSKH, mask: Mask, bias_NR, drop_BNTS) -> dict[str, bool]:
     """{what the kernel cannot do: whether it is wanted}."""
     H = q_BTNH.shape[3]
+    odd = (q_BTNH.shape[1] | k_BSKH.shape[1]) % 2 > 0  # gradients under a mask are for even lengths
     return _kernels_lack(mask, bias_NR, drop_BNTS) | {
+        'packed documents in rows of odd length': odd and mask.key_segments_BS is not None,
         'windows that look ahead': mask.window is not None and not mask.causal,
         'model.dtype=float32': q_BTNH.dtype == jnp.float32,
         'heads wider than 128 or no multiple of 8': H > 128 or H % 8 > 0}

@@ -178,7 +178,7 @@ def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.
     bits = jnp.zeros((1,) * len(shape), jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
-        bits = bits + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        bits = bits + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
         stride *= shape[axis]
     bits = _hash(_hash(bits * jnp.uint32(0x9E3779B9) ^ _hash(key0 ^ _hash(key1))) + key1)
     return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), 1.0 / (1.0 - rate), 0.0)

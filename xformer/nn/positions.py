@@ -14,7 +14,7 @@ def sinusoidal(positions: jax.Array, d_model: int, halves: bool = False) -> jax.
     """PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos of the same angle.
 
     positions: any shape [...] of integers. Returns [..., D] float32; with `halves` all sines
-    before all cosines, as in the authors' tensor2tensor and in Marian.
+    before all cosines, as in Marian.
     Source: Vaswani et al. 2017, section 3.5.
     """
     angle = _angles(positions, d_model, 10_000.0)

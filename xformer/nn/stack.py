@@ -119,9 +119,9 @@ class Block(nn.Module):
             x_BTD = self._residual(self.cross_attention_norm, cross_attention, x_BTD)
         return self._residual(self.feed_forward_norm, self.feed_forward, x_BTD)
 
-    def memory(self, memory_CSD):
-        """cross_k_CSKH, cross_v_CSKH: this block's keys and values of the encoder's output."""
-        return self.cross_attention.keys_values(memory_CSD)
+    def memory(self, memory_BSD):
+        """cross_k_BSKH, cross_v_BSKH: this block's keys and values of the encoder's output."""
+        return self.cross_attention.keys_values(memory_BSD)
 
     def __call__(self, x_BTD, view: View, memory_BSD=None, memory_mask: Mask | None = None,
                  look: bool = False, at_BP=None):
@@ -275,14 +275,14 @@ class Stack(nn.Module):
         return (c.layers == 'unroll' and not c.window
                 and c.positions not in ('rotary', 'relative', 'alibi'))
 
-    def start(self, batch: int, max_length: int, memory_CSD=None) -> list[LayerCache]:
+    def start(self, batch: int, max_length: int, memory_BSD=None) -> list[LayerCache]:
         """Empty caches with room for `max_length` tokens of `batch` hypotheses, one per block."""
         c = self.config
         empty = jnp.zeros((batch * c.K, max_length, c.H), c.dtype)
         caches = [LayerCache(c.K, empty.swapaxes(1, 2), empty) for _ in range(self.num_layers)]
         if not self.cross:
             return caches
-        memories = [self._block().apply({'params': self._layer(index)}, memory_CSD,
+        memories = [self._block().apply({'params': self._layer(index)}, memory_BSD,
                                         method='memory') for index in range(self.num_layers)]
         return [cache.replace(cross_k_YHS=by_head(k).swapaxes(1, 2), cross_v_YSH=by_head(v))
                 for cache, (k, v) in zip(caches, memories)]
