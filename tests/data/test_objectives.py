@@ -3,6 +3,7 @@ import objective_stores as stores
 import pytest
 
 from xformer.config import UserError
+from xformer.data.objectives.pairs import Continuations
 from xformer.data.store import Column, TokenStore
 from xformer.data.tokenizers import Special
 
@@ -106,6 +107,22 @@ def test_pairs_are_padded_and_shifted():
     assert batch['labels_BT'].tolist() == [[43, 44, 45, eos], [40, eos, pad, pad], [pad] * 4]
     assert batch['source_lengths_B'].tolist() == [3, 4, 0]
     assert batch['target_lengths_B'].tolist() == [4, 2, 0]
+
+
+def test_a_decoder_reads_pairs_as_one_text_of_which_the_target_counts():
+    objective = Continuations(build('pairs', PAIRS))
+    assert objective.lengths(0, 3).tolist() == [[6, 0], [5, 0], [7, 0]]
+    batch = objective.batch(np.array([2, 0]), (3, 8, 0), key(0))
+    pad, bos, eos = SPECIAL.pad, SPECIAL.bos, SPECIAL.eos
+    assert batch['inputs_BT'].tolist() == [
+        [bos, 34, 35, eos, 43, 44, 45, pad], [bos, 30, 31, 32, eos, 40, pad, pad], [pad] * 8]
+    assert batch['labels_BT'].tolist() == [
+        [34, 35, eos, 43, 44, 45, eos, pad], [30, 31, 32, eos, 40, eos, pad, pad], [pad] * 8]
+    assert batch['scored_BT'].tolist() == [
+        [0, 0, 0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 0, 0], [0] * 8]
+    assert batch['segments_BT'].tolist() == [[1] * 7 + [0], [1] * 6 + [0, 0], [0] * 8]
+    assert batch['positions_BT'].tolist() == [
+        [0, 1, 2, 3, 4, 5, 6, 0], [0, 1, 2, 3, 4, 5, 0, 0], [0] * 8]
 
 
 @pytest.mark.parametrize('length', [1, 2, 7, 16, 1000])

@@ -8,17 +8,18 @@ import pytest
 from xformer.data.objectives.rows import padded
 from xformer.data.packing import batches_by_length, best_fit, packed_batches, places, rounded
 
-RNG = np.random.default_rng(0)
+LONG = np.random.default_rng(0).integers(1, 600, 300).tolist()
 
 
 def sentences(count: int, most: int = 120) -> list[int]:
     """Log-normal lengths, median 20."""
-    return np.rint(np.exp(RNG.normal(3.0, 0.6, count))).clip(3, most).astype(int).tolist()
+    random = np.random.default_rng(count)
+    return np.rint(np.exp(random.normal(3.0, 0.6, count))).clip(3, most).astype(int).tolist()
 
 
 @pytest.mark.parametrize('lengths', [
     [1], [3] * 200, [70] * 30, sentences(50), sentences(3000), sentences(500, 20),
-    RNG.integers(1, 600, 300).tolist()])
+    LONG])
 @pytest.mark.parametrize('batch_tokens', [1, 256, 4096])
 def test_every_text_once_and_none_over_another(lengths, batch_tokens):
     seen = []
@@ -42,7 +43,7 @@ def test_every_text_once_and_none_over_another(lengths, batch_tokens):
 
 
 def test_the_longest_come_first():
-    widths = [batch.width for batch in packed_batches(RNG.integers(1, 600, 300).tolist(), 1024)]
+    widths = [batch.width for batch in packed_batches(LONG, 1024)]
     assert widths == sorted(widths, reverse=True) and widths[0] == 768
 
 

@@ -206,11 +206,11 @@ def prefetch_threads():
 
 def test_prefetch_gives_every_batch_in_order_with_the_wait():
     def make(i):
-        time.sleep(0.05 if i == 3 else 0)
+        time.sleep(0.3 if i == 3 else 0)
         return np.full(2, i)
     results = list(prefetch(make, 3, 20))
     assert [int(batch[0]) for batch, _ in results] == list(range(3, 20))
-    assert results[0][1] >= 0.04 and all(0 <= wait < 10 for _, wait in results)
+    assert results[0][1] >= 0.1 and all(0 <= wait < 10 for _, wait in results)
     assert list(prefetch(make, 5, 5)) == [] and not prefetch_threads()
 
 

@@ -1,9 +1,7 @@
 """Every mistake of the user: exit code 2, one sentence that names it, nothing changed or left."""
 
 import re
-import statistics
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,18 +152,6 @@ def test_an_import_of_jax_would_have_been_seen(here, run, without_jax):
     result = run('generate', '--model=mine', '--prompt=ab', env=without_jax)
     assert result.returncode == 1
     assert 'AssertionError: jax was imported' in result.stderr
-
-
-@pytest.mark.parametrize('arguments', ['--cnofig=tiny.py', '--config=tiny.py --config.a.b=1',
-                                       '--config=tiny.py --config.model.d_model=15'])
-def test_flag_and_config_errors_come_at_once(arguments, here, run):
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        assert_refused(run('train', *arguments.split()))
-        seconds.append(time.perf_counter() - began)
-    print(f'{arguments}: median {statistics.median(seconds):.3f} s')
-    assert statistics.median(seconds) < 1.0
 
 
 # Answered once the data, the devices or the run have been looked at

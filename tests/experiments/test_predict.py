@@ -67,7 +67,8 @@ def test_what_cannot_be_had_is_refused_before_there_is_a_run(flag, sentence, lab
 
 def test_a_student_learns_what_its_teacher_says(labels, rows, tmp_path, monkeypatch, capsys):
     teacher, _ = labels
-    source, student = shutil.copytree(teacher, tmp_path / 'source'), tmp_path / 'student'
+    source, student = tmp_path / 'source', tmp_path / 'student'
+    shutil.copytree(teacher, source, ignore=shutil.ignore_patterns('*.tmp', 'eval'))
     monkeypatch.chdir(teacher.parent)
     monkeypatch.setattr(cli, 'prepare_jax', lambda: None)
     command = [
@@ -88,12 +89,12 @@ def test_a_student_learns_what_its_teacher_says(labels, rows, tmp_path, monkeypa
     assert rows(student / 'metrics.jsonl') == seen
 
 
-def test_evaluation_finds_what_training_found(labels, rows):
+def test_evaluation_finds_what_training_found(labels, rows, tmp_path):
     run, _ = labels
-    evaluate.main(['evaluate', f'--model={run}'])
-    metrics = json.loads((run / 'eval' / 'dev.json').read_text())['metrics']
+    evaluate.main(['evaluate', f'--model={run}', f'--output={tmp_path}/eval'])
+    metrics = json.loads((tmp_path / 'eval' / 'dev.json').read_text())['metrics']
     best = max(row.get('dev/accuracy', 0) for row in rows(run / 'metrics.jsonl'))
-    guesses = rows(run / 'eval' / 'dev.guesses.jsonl')
+    guesses = rows(tmp_path / 'eval' / 'dev.guesses.jsonl')
     assert metrics['accuracy'] == pytest.approx(best)
     assert metrics['accuracy'] == sum(
         row['label'] == row['target'] for row in guesses) / len(guesses)

@@ -7,6 +7,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import storage as rdb
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
+from waiting import wait_for
 
 from xformer.config import Config, UserError, override
 from xformer.sweep import storage, study
@@ -122,11 +123,9 @@ def test_beats_are_shown_while_it_lasts(worker, monkeypatch):
     one = worker()
     trial = one.claim()
     with one.beating():
-        while 'beat' not in one.storage.get_trial(trial._trial_id).user_attrs:
-            pass
+        wait_for(lambda: 'beat' in one.storage.get_trial(trial._trial_id).user_attrs)
         one.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        while one.is_ours(trial):
-            pass
+        wait_for(lambda: not one.is_ours(trial))
 
 
 def test_a_place_is_given_up_after_some_deaths_or_for_a_reason_but_not_for_stops(
@@ -200,8 +199,7 @@ def test_a_beat_that_cannot_be_written_is_told_once_and_the_next_ones_are(
         return write(*arguments)
     monkeypatch.setattr(one.storage, 'set_trial_user_attr', full_at_first)
     with one.beating():
-        while 'beat' not in one.storage.get_trial(trial._trial_id).user_attrs:
-            pass
+        wait_for(lambda: 'beat' in one.storage.get_trial(trial._trial_id).user_attrs)
     assert one.is_ours(trial) and len(failed) == 3
     assert capsys.readouterr().err.count('no space left') == 1
 

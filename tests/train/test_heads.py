@@ -11,7 +11,7 @@ from xformer.checks import adapted
 from xformer.config import Config, UserError, override
 from xformer.models import build, init_params
 from xformer.models.heads import answer_logits
-from xformer.train.optimizer import by_layer
+from xformer.train.optimizer import by_layer, make_optimizer
 from xformer.train.parallel import Parallel
 from xformer.train.start import merged
 from xformer.train.step import make_steps
@@ -153,6 +153,21 @@ def test_lower_layers_learn_more_slowly():
         wanted = np.array([0.25, 0.5]).reshape(2, *(1,) * (leaf.ndim - 1)) if '/layers/' in name \
             else 0.125 if 'embedding' in name else 1.0
         np.testing.assert_array_equal(leaf, np.broadcast_to(wanted, leaf.shape), err_msg=name)
+
+
+def test_lower_layers_are_moved_less_by_an_update():
+    """After Adam, which would undo what was done to its gradients."""
+    params = jax.tree.map(jnp.ones_like, init_params(build(config_of('classify')),
+                                                     jax.random.key(0)))
+    whole, decayed = (leaves_of(optimizer.update(params, optimizer.init(params), params)[0])
+                      for optimizer in (make_optimizer(config_of('classify', **{
+                          'optim.weight_decay': 0.0, 'optim.layer_decay': decay}))
+                          for decay in (1.0, 0.5)))
+    for name, leaf in decayed.items():
+        share = np.array([0.25, 0.5]).reshape(2, *(1,) * (leaf.ndim - 1)) if '/layers/' in name \
+            else 0.125 if 'embedding' in name else 1.0
+        assert (whole[name] != 0).all()
+        np.testing.assert_allclose(leaf, whole[name] * share, rtol=1e-6, err_msg=name)
 
 
 def test_a_head_begins_with_a_pretrained_encoder():

@@ -82,6 +82,28 @@ def test_sums_and_weights_count_real_tokens_only(logits_BTV):
         'tokens': sum(lengths), 'sequence': sum(length > 0 for length in lengths)}
 
 
+def test_a_row_is_right_when_every_label_of_it_is():
+    labels_BT = np.array([[1, 2, 3, 4], [5, 6, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    said_BT = np.array([[1, 2, 3, 4], [5, 6, 3, 3], [1, 2, 1, 0], [0, 0, 0, 0]])
+    sums = FAMILIES['seq2seq'].sums(jax.nn.one_hot(said_BT, V), batch_of(labels_BT, [4, 2, 3, 0]),
+                                    0.0)
+    assert float(sums['sequence']['correct']) == 2  # the third has a wrong one, the last has none
+
+
+def test_of_a_pair_in_a_decoder_the_target_alone_is_learnt(logits_BTV):
+    scored_BT = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]], np.int32)
+    labels_BT = np.array([[1, 2, 3, 4], [5, 6, 2, 0], [0, 0, 0, 0]], np.int32)
+    batch = {'labels_BT': labels_BT, 'scored_BT': scored_BT,
+             'segments_BT': np.array([[1] * 4, [1, 1, 1, 0], [0] * 4], np.int32)}
+    decoder = FAMILIES['decoder']
+    loss, gradient = jax.value_and_grad(
+        lambda logits: decoder.sums(logits, batch, 0.0)['tokens']['loss'])(logits_BTV)
+    assert (np.abs(gradient).sum(-1) > 0).astype(int).tolist() == scored_BT.tolist()
+    assert loss == pytest.approx(sum(by_definition(logits_BTV[b, t].tolist(), labels_BT[b, t], 0)[1]
+                                     for b, t in zip(*np.nonzero(scored_BT))), rel=1e-6)
+    assert decoder.weights(batch) == {'tokens': 4, 'sequence': 2}
+
+
 @pytest.mark.parametrize('garbage', [0, 6, 99, -1])
 def test_whatever_stands_in_the_padding_is_irrelevant(logits_BTV, garbage):
     """Also ids outside the vocabulary."""

@@ -195,8 +195,9 @@ def test_a_batch_that_is_not_the_next_one_is_refused(index):
 
 
 def test_a_step_is_a_pure_function():
-    run = training(*WHOLE)
-    once, again = (run.train(run.state(), BATCHES[0], 0) for _ in range(2))
+    """Traced anew, it has no memory of the first time."""
+    once, again = (run.train(run.state(), BATCHES[0], 0)
+                   for run in (training(*WHOLE), Training(*WHOLE)))
     assert bits(once) == bits(again)
 
 
