@@ -46,7 +46,8 @@ def compared(folders: Sequence[Path]) -> list[list[str]]:
     differing = [name for name in configs[0] if len({config[name] for config in configs}) > 1]
     found = [_measures(folder, config) for folder, config in zip(folders, given)]
     names = list(dict.fromkeys(name for measures in found for name in measures))
-    spread = set(differing) <= {'train.seed'}
+    spread = differing == ['train.seed'] and len({each['train.seed'] for each in configs}) == len(
+        configs)
     return [['', *map(str, folders), *(['mean', 'sd'] if spread else [])],
             *([name, *(str(config[name]) for config in configs), *([''] * 2 * spread)]
               for name in differing),

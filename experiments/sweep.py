@@ -123,7 +123,7 @@ def _worker(values: flags.FlagValues):
 
 def _plan(config: Config, text: str, values: flags.FlagValues):
     from xformer.sweep.space import grid, parse_space
-    from xformer.sweep.study import Plan
+    from xformer.sweep.study import COMPLETE_FIRST, Plan
     space = parse_space(text, config)
     for name in (name for dimension in space for name in dimension.names):
         if values[f'config.{name}'].present:
@@ -135,6 +135,9 @@ def _plan(config: Config, text: str, values: flags.FlagValues):
     metric = values.metric or config.train.best_by
     if not metric.startswith('dev/') or metric.rpartition(':')[2] not in ('min', 'max'):
         raise UserError(f'--metric={metric} must be dev/NAME:min or dev/NAME:max')
+    if metric == 'dev/loss:min' and any('optim.label_smoothing' in each.names for each in space):
+        raise UserError('--metric=dev/loss:min has label smoothing in it, which --space varies; '
+                        'compare by --metric=dev/nll:min')
     if values['sampler_seed'].present and values.sampler == 'grid':
         raise UserError(f'--sampler_seed has no effect with --sampler={values.sampler}')
     if values.sampler == 'grid':
@@ -147,6 +150,9 @@ def _plan(config: Config, text: str, values: flags.FlagValues):
         raise UserError(f'--trials is missing: --sampler={values.sampler} has no end of its own')
     else:
         trials = values.trials
+    if values.pruner == 'median' and trials <= COMPLETE_FIRST:
+        raise UserError(f'--pruner=median has no effect on {trials} trials: it compares with '
+                        f'{COMPLETE_FIRST} that are complete')
     return Plan(config, text, space, metric, trials, values.seeds, values.sampler, values.pruner,
                 values.sampler_seed)
 

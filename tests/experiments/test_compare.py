@@ -50,6 +50,13 @@ def test_seeds_have_a_mean_and_a_standard_deviation(run, capsys):
     assert ['test', 'bleu', '20', '22', '24', '22', '2'] in rows
 
 
+def test_a_run_given_twice_is_not_two_seeds(run, capsys):
+    run('one', {'train.seed': 1}, {5: 2.0})
+    run('two', {'train.seed': 2}, {5: 3.0})
+    assert printed(capsys, 'one', 'one')[0] == ['one', 'one']
+    assert printed(capsys, 'one', 'two', 'one')[0] == ['one', 'two', 'one']
+
+
 def test_the_best_step_is_what_the_run_itself_calls_the_best(run, capsys):
     best = {'train.best_by': 'dev/loss:max'}
     run('one', best, {10: 2.5, 20: 3.0})

@@ -83,6 +83,8 @@ def test_optuna_is_asked_for_the_same():
     ('model.positions = rotary | lerned', "did you mean 'learned'"),
     ('model.positions = rotary .. learned', 'a range is for numbers'),
     ('model.dropout = 0.3 .. 0.1', 'a range goes up'),
+    ('optim.clip_norm = 0.5 .. inf', 'from a number to a number'),
+    ('optim.clip_norm = 0.5 .. 1 step nan', 'a range goes up'),
     ('model.dropout = log 0 .. 0.1', 'begins above 0'),
     ('optim.warmup_steps = 0 .. 4 step 0', 'steps above 0'),
     ('model.dropout = 0.1 | 0.10', 'one choice twice'),

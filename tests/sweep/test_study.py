@@ -1,6 +1,8 @@
 """Workers share places: each is served to the end exactly once, whoever dies."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -116,6 +118,15 @@ def test_a_database_that_is_away_is_waited_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(storage, 'AWAY_SECONDS', -1.0)
     with pytest.raises(UserError, match='the database of the sweep is away .* goes on once it is'):
         sweep.claim()
+
+
+def test_a_lock_that_a_dead_worker_left_is_released_in_time(worker, tmp_path, monkeypatch):
+    """Also under a relative folder, where its link leads nowhere if it is relative, too."""
+    monkeypatch.chdir(tmp_path)
+    lock = storage_of(None, Path('.'))._backend._lock
+    assert lock.acquire()
+    assert Path(os.readlink('journal.log.lock')).exists()
+    lock.release()
 
 
 def test_beats_are_shown_while_it_lasts(worker, monkeypatch):

@@ -260,7 +260,7 @@ def test_an_unfinished_save_is_ignored_by_readers_and_removed_by_the_writer(run)
     folder = run / 'checkpoints'
     shutil.copytree(folder / '3', folder / '4')
     shutil.copytree(folder / '3', folder / '5.orbax-checkpoint-tmp')
-    (folder / '4.json.tmp').write_text('{')
+    (folder / '4.json.0a1b2c3d.tmp').write_text('{')
     said, before = [], contents(run)
     assert read(folder, 'last', ABSTRACT['params'], said.append)[0] == 'step 3'
     assert contents(run) == before and len(said) == 3

@@ -151,8 +151,8 @@ def _range(names: Sequence[str], log: str | None, low: str, high: str, step: str
     size = None if step is None else _value(name, step)
     if isinstance(ends[0], int) and size is None:
         size = 1
-    if not ends[0] < ends[1] or size is not None and size <= 0:
-        raise UserError('a range goes up, by steps above 0')
+    if not (-math.inf < ends[0] < ends[1] < math.inf and (size is None or 0 < size < math.inf)):
+        raise UserError('a range goes up, by steps above 0, from a number to a number')
     if log and (ends[0] <= 0 or step is not None):
         raise UserError('a log range begins above 0 and has no step')
     return Dimension((name,), (), *ends, size, bool(log), condition)

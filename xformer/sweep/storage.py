@@ -43,7 +43,7 @@ def _patient(method: Callable) -> Callable:
 def storage_of(url: str | None, folder: Path) -> BaseStorage:
     """That of a URL, else a journal in the folder. Raises UserError where it cannot be reached."""
     if url is None:
-        path = str(folder / 'journal.log')
+        path = str(folder.resolve() / 'journal.log')  # a link to it is the lock
         return JournalStorage(JournalFileBackend(path, _WholeLines(path)))
     try:
         storage = optuna.storages.get_storage(_database(url))
@@ -79,13 +79,20 @@ class _WholeLines(JournalFileSymlinkLock):
 
     def acquire(self) -> bool:
         taken = super().acquire()
+        try:
+            self._cut()
+        except OSError:
+            self.release()
+            raise
+        return taken
+
+    def _cut(self) -> None:
         with open(self._path, 'rb+') as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             if file.read() not in (b'', b'\n'):
                 start = file.seek(max(0, end - LONGEST_LINE))
                 file.truncate(start + file.read().rfind(b'\n') + 1)
-        return taken
 
 
 def _without_password(url: str) -> str:

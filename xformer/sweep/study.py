@@ -27,6 +27,7 @@ from xformer.config import Config, UserError, measure_of, to_json
 from xformer.console import say
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
+COMPLETE_FIRST = 5  # trials, before the median is looked at
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0  # without a beat
 ATTEMPTS = 3
@@ -297,4 +298,6 @@ def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
     if plan.pruner == 'hyperband':  # its least budget is what the first measurement has had
         return optuna.pruners.HyperbandPruner(min_resource=plan.config.train.eval_every,
                                               max_resource=plan.config.train.steps)
-    return {'none': optuna.pruners.NopPruner, 'median': optuna.pruners.MedianPruner}[plan.pruner]()
+    if plan.pruner == 'median':
+        return optuna.pruners.MedianPruner(n_startup_trials=COMPLETE_FIRST)
+    return optuna.pruners.NopPruner()

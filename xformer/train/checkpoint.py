@@ -211,7 +211,7 @@ def _record_path(folder: Path, step: int) -> Path:
 def _unfinished(folder: Path) -> list[Path]:
     """Steps without a record, and the temporary files of Orbax and of records."""
     return [path for path in sorted(folder.iterdir())
-            if re.fullmatch(r'[0-9]+\.(orbax-checkpoint-tmp.*|json\.tmp)', path.name)
+            if re.fullmatch(r'[0-9]+\.(orbax-checkpoint-tmp.*|json\..*\.tmp)', path.name)
             or path.name.isdecimal() and not _record_path(folder, int(path.name)).exists()]
 
 

@@ -24,7 +24,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'sent
 AUTOMATIC = {'model.vocab_size': 0, 'model.num_labels': 0, 'model.pad_id': -1, 'model.bos_id': -1,
              'model.eos_id': -1}
 LOCK = '.lock'
-BEFORE_CONFIG = (LOCK, 'config.json.tmp')  # what a kill may leave before a folder is a run
+BEFORE_CONFIG = (LOCK, 'config.json.*.tmp')  # what a kill may leave before a folder is a run
 
 
 def check_folder(folder: Path, config: Config) -> None:
@@ -36,7 +36,8 @@ def check_folder(folder: Path, config: Config) -> None:
     if not path.exists():
         if folder.exists() and not folder.is_dir():
             raise UserError(f'{folder} is a file; choose another --workdir')
-        if folder.exists() and any(item.name not in BEFORE_CONFIG for item in folder.iterdir()):
+        if folder.exists() and not all(any(map(item.match, BEFORE_CONFIG))
+                                       for item in folder.iterdir()):
             raise UserError(f'{folder} is not empty and holds no run; choose another --workdir')
         return
     changes = diff(read_config(folder), config)
