@@ -105,6 +105,16 @@ def test_devices_and_micro_batches_are_one_big_batch():
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+@pytest.mark.parametrize('kind', ['tag', 'regress'])
+def test_evaluation_in_micro_batches_adds_up(kind):
+    params, found = init_params(build(config_of(kind)), jax.random.key(0)), []
+    for accumulate in (1, 4):
+        config = config_of(kind, **{'train.accumulate': accumulate})
+        evaluate = jax.jit(make_steps(config, build(config)).evaluate)
+        found.append(evaluate(params, make_batch(0)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
+
+
 def test_padding_and_other_rows_do_not_matter():
     config = config_of('classify')
     model = build(config)

@@ -191,15 +191,16 @@ class Training:
             step, pending = i + 1, (i + 1, metrics)
             last = step == train.steps
             evaluate = last or step % train.eval_every == 0
-            save = last or step % train.save_every == 0 or interrupt.requested
+            stop = interrupt.requested  # read once: what comes from here on waits for a step
+            save = last or step % train.save_every == 0 or stop
             if evaluate or save or i == self.start:  # the first one is seen before others compile
                 self._settle(step, metrics, dev_batches() if evaluate else None, save)
                 pending = None
             if evaluate and self.out_of_patience():
                 break
-            if interrupt.requested and not last:
+            if stop and not last:
                 self.checkpoints.wait()
-                raise Stopped(f'stopped by {interrupt.requested} and saved at step {step:,}')
+                raise Stopped(f'stopped by {stop} and saved at step {step:,}')
         if self.out_of_patience():
             log.say(f'stopped early: {self.best_by} has not become better for '
                     f'{train.patience} evaluations')

@@ -1,6 +1,7 @@
 """Signals that ask for an end: what is done is saved first."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ from xformer.config import Ending
 from xformer.console import say
 
 # SIGUSR2 is what submitit's jobs get shortly before their time is up
+ONE_WISH = 1.0  # seconds
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -25,19 +27,20 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Note STOPS instead of dying of them; the same one again stops at once.
+    """Note STOPS instead of dying of them; the same one again, a second later, stops at once.
 
-    Ctrl-C at a sweep reaches its runs twice, from the terminal as SIGINT and from the sweep as
-    SIGTERM: that is one wish.
+    What ends a sweep reaches its runs twice, from the terminal or the system as to all of the
+    group, and from the sweep as SIGTERM: that is one wish.
     """
-    interrupt = Interrupt()
+    interrupt, begun = Interrupt(), 0.0
 
     def note(number, frame):
+        nonlocal begun
         name = signal.Signals(number).name
-        if interrupt.requested == name:
+        if interrupt.requested == name and time.monotonic() - begun > ONE_WISH:
             raise Stopped(f'stopped at once by a second {name}; the newest checkpoint stands')
         if not interrupt.requested:
-            interrupt.requested = name
+            interrupt.requested, begun = name, time.monotonic()
             say(f'{name}: stopping after the next step, saved (again: at once)')
 
     before = {number: signal.signal(number, note) for number in STOPS}

@@ -95,8 +95,12 @@ def make_steps(config: Config, model: nn.Module) -> Steps:
         return state, seen | {'grad_norm': norm, 'learning_rate': schedule(index)}
 
     def evaluate(params, batch: Batch, axis: str | None = None):
-        outputs = model.apply({'params': params}, *task.inputs(batch))
-        return _across(axis, (task.sums(outputs, batch, smoothing), task.weights(batch)))
+        def parts_of(params, micro_batch, key):
+            outputs = model.apply({'params': params}, *task.inputs(micro_batch))
+            return task.sums(outputs, micro_batch, smoothing), task.weights(micro_batch)
+
+        unused = jax.random.key(0)
+        return _across(axis, _accumulated(parts_of, params, batch, unused, accumulate))
 
     return Steps(init, train, evaluate)
 
@@ -106,21 +110,21 @@ def _across(axis: str | None, tree):
     return jax.lax.psum(tree, axis) if axis else tree
 
 
-def _accumulated(grad_of: Callable, params, batch: Batch, key, parts: int):
-    """(gradients, metrics) added up over `parts` micro-batches, one after the other.
+def _accumulated(sums_of: Callable, params, batch: Batch, key, parts: int):
+    """sums_of(params, batch, key) added up over `parts` micro-batches, one after the other.
 
     Micro-batch m has rows m, m+parts, ...: each holds an equal share of every device's rows.
     """
     if parts == 1:
-        return grad_of(params, batch, key)
+        return sums_of(params, batch, key)
     micro_batches = jax.tree.map(
         lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
         index, micro_batch = part
-        result = grad_of(params, micro_batch, jax.random.fold_in(key, index))
+        result = sums_of(params, micro_batch, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, result), None
 
-    shapes = jax.eval_shape(grad_of, params, jax.tree.map(lambda x: x[0], micro_batches), key)
+    shapes = jax.eval_shape(sums_of, params, jax.tree.map(lambda x: x[0], micro_batches), key)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zero, (jnp.arange(parts), micro_batches))[0]
