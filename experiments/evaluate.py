@@ -230,7 +230,7 @@ def _show(rows: list, data: DataConfig) -> None:
     from xformer.evaluate.scores import is_right
     print(f'  {"source":<16} {"predicted":<36} reference')
     for row in rows:
-        mark = ' ' if is_right(row.prediction, row.references, data) else '✗'
+        mark = '✗' if is_right(row.prediction, row.references, data) is False else ' '
         print(f'{mark} {row.source:<16} {row.prediction:<36} {" | ".join(row.references)}')
 
 

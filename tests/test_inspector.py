@@ -238,6 +238,19 @@ def test_without_a_lens_there_is_all_the_rest(page, tmp_path):
     assert page.complaints == []
 
 
+def test_another_address_of_the_same_page_shows_its_head(page, address):
+    page.open(f'{address}#map=decoder.self&layer=0&head=0&token=0')
+    first = page.js('document.querySelector("canvas").toDataURL()')
+    page.js('''new Promise(done => {
+      addEventListener('hashchange', done);
+      location.hash = 'map=decoder.self&layer=1&head=1&token=0';
+    })''')
+    assert page.js('[layer.value, head.value].join()') == '1,1'
+    there = page.js('document.querySelector("canvas").toDataURL()')
+    page.open(f'{address}#map=decoder.self&layer=1&head=1&token=0')
+    assert there == page.js('document.querySelector("canvas").toDataURL()') != first
+
+
 def test_an_address_out_of_range_is_brought_within(page, address):
     page.open(f'{address}#text=9&map=nothing&layer=99&head=-1&token=1000000')
     assert page.text('#readout').startswith('Layer 11, head 0: ')

@@ -8,6 +8,7 @@ import numpy as np
 from xformer.evaluate.alignment import Alignment
 
 PIXELS_PER_INCH = 200  # twice the 100 that pictures are shown at, for sharp screens
+MOST_SIDE, MOST_PIXELS = 2**15, 5 * 10**7  # of pictures of long texts, which are coarser
 
 
 def draw_curves(title: str, unit: str, curves: dict[str, tuple[list[int], list[float]]],
@@ -223,6 +224,8 @@ def _drawable(tokens: Sequence[str]) -> list[str]:
 
 
 def _png(figure) -> bytes:
+    width, height = figure.get_size_inches()
     file = BytesIO()
-    figure.savefig(file, format='png', dpi=PIXELS_PER_INCH)
+    figure.savefig(file, format='png', dpi=min(
+        PIXELS_PER_INCH, MOST_SIDE / max(width, height), (MOST_PIXELS / (width * height)) ** 0.5))
     return file.getvalue()

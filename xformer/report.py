@@ -21,6 +21,7 @@ from xformer.config import (
     to_flat,
     writes_outputs,
 )
+from xformer.evaluate.labels import normal
 from xformer.evaluate.scores import is_right, plain
 from xformer.figures import draw_curves
 from xformer.files import write_atomically
@@ -162,8 +163,8 @@ def _samples(run_folder: Path, results: list[dict], kind: str, header: tuple[str
     return ''.join(parts) or paragraph(f'There are no {kind} yet.')
 
 
-def _prediction(row: dict, data: DataConfig) -> tuple[str, str, str, str, bool]:
-    """(source, prediction, references, score, whether it is right)"""
+def _prediction(row: dict, data: DataConfig) -> tuple[str, str, str, str, bool | None]:
+    """(source, prediction, references, score, whether it is right if it can be)"""
     return (row['source'], row['prediction'], ' | '.join(row['references']),
             f'{row["score"]:.3f}', is_right(row['prediction'], row['references'], data))
 
@@ -176,7 +177,7 @@ def _guess(row: dict, kind: str) -> tuple[str, str, str, bool | None]:
     if kind == 'answer':
         answers = [answer for answer, _ in row['target']] or ['']
         return (text, ' | '.join(answers) or '(no answer)', row['answer'] or '(no answer)',
-                row['answer'] in answers)
+                normal(row['answer']) in map(normal, answers))
     guess = row['label'] if kind == 'classify' else ' '.join(row['tags'])
     return text, row['target'], guess, guess == row['target']
 

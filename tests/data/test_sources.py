@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from xformer.config import DataConfig, UserError
-from xformer.data.sources import SPLITS, digests, read_examples, split_of, splits_of
+from xformer.data.sources import SPLITS, digests, part_of, read_examples, split_of, splits_of
 
 
 def pairs_of(split='train', **options):
@@ -96,6 +96,12 @@ def test_documents_are_held_out_by_their_first_sentence(tmp_path, name):
     assert sum(map(len, parts.values())) == 2000
     for split in SPLITS:
         assert parts[split] and {split_of(document[0]) for document in parts[split]} == {split}
+
+
+def test_documents_that_begin_with_an_empty_line_are_in_every_split():
+    documents = [['\n', f'document {number}'] for number in range(200)]
+    assert {part_of(document) for document in documents} == set(SPLITS)
+    assert {part_of(('', 'b')), part_of(('', 'c'))} == {split_of('')}
 
 
 @pytest.mark.parametrize('options, message', [

@@ -139,6 +139,14 @@ def test_right_disregards_marks_and_accepts_any_reference():
     assert not is_right('AH0 B', ['AH1 B'], DataConfig(target_tokenizer='word'))
 
 
+def test_right_is_what_the_score_counts_and_of_graded_ones_nothing():
+    exact = DataConfig(score='exact')
+    assert is_right('a b', ['a b'], exact) and is_right('a b', ['a  b'], exact) is False
+    assert score('exact', ['a b'], [['a  b']], exact)['exact_match'] == 0
+    for graded in ('bleu', 'bleu_tokenised', 'rouge'):
+        assert is_right('a', ['a'], DataConfig(score=graded)) is None
+
+
 def test_the_floor_of_translations_is_copying_the_source():
     sources, references = ['ein Hund in Paris heute', 'ja'], [['a dog in Paris heute'], ['yes']]
     for kind in ('bleu', 'bleu_tokenised'):

@@ -60,8 +60,14 @@ def scored_tokens(text: str, data: DataConfig) -> list[str]:
     return list(text) if (data.target_tokenizer or data.tokenizer) == 'char' else text.split()
 
 
-def is_right(prediction: str, references: Sequence[str], data: DataConfig) -> bool:
-    """Whether it equals any reference, data.score_strip disregarded."""
+def is_right(prediction: str, references: Sequence[str], data: DataConfig) -> bool | None:
+    """Whether it equals any reference as data.score counts it; None where outputs are more or
+    less good."""
+    if data.score == 'exact':
+        return prediction in references
+    if data.score != 'errors':
+        return None
+
     def plain(text: str) -> list[str]:
         return metrics.strip_symbols(scored_tokens(text, data), data.score_strip)
     return plain(prediction) in [plain(text) for text in references]

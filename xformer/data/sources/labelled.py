@@ -110,6 +110,7 @@ def read_squad(path: Path) -> Iterator[Labelled]:
     with opened(path) as file:
         try:
             articles = json.load(file)['data']
+            json.dumps(articles, ensure_ascii=False).encode()  # raises for half a character
             questions = [(paragraph['context'], question) for article in articles
                          for paragraph in article['paragraphs']
                          for question in map(dict, paragraph['qas'])]

@@ -39,7 +39,8 @@ def encode_following(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[in
 class Tokenizers:
     """Both sides' view of one vocabulary: the same ids, possibly cut differently.
 
-    `labels` are what a head on an encoder chooses from, in the order of its outputs. `template`
+    `labels` are what a head on an encoder chooses from, in the order of its outputs; of numbers,
+    their mean and deviation; of answers, one word if some questions have none. `template`
     places the special tokens, where a published model does that in its own way; else it is
     `own_template`.
     """
