@@ -57,6 +57,7 @@ def assert_same_end(run: Path, undisturbed: Path, steps: int = STEPS) -> None:
     assert {'opt_state', 'params'} <= {re.match(r"\['(\w+)", name)[1] for name in arrays
                                        if name != "['step']"}
     assert digest(arrays) == digest(state(undisturbed, steps))
+    assert steps_saved(run) == steps_saved(undisturbed)
 
 
 def steps_saved(run: Path) -> list[int]:

@@ -328,6 +328,23 @@ def test_kept_are_exactly_the_last_and_the_best(tmp_path, seed):
             checkpoints = writer(tmp_path, keep_last, keep_best)
 
 
+def test_one_that_is_only_passing_takes_no_others_place(tmp_path):
+    state = {'params': jnp.zeros(1)}
+    plain, disturbed = (writer(tmp_path / name, 2, 1) for name in ('plain', 'disturbed'))
+    for step, loss in ((10, 0.5), (20, 0.3), (30, 0.4), (40, 0.35)):
+        for checkpoints in (plain, disturbed):
+            checkpoints.save(step, state, {'dev/loss': loss})
+            checkpoints.wait()
+        assert disturbed.steps() == plain.steps()
+        disturbed.save(step + 5, state, {'dev/loss': 0.1}, passing=True)
+        disturbed.wait()
+        assert disturbed.steps() == [*plain.steps(), step + 5]
+    for which, steps in (('best', '20'), ('average-last:2', '30, 40'), ('last', '45')):
+        where, _ = read(tmp_path / 'disturbed' / 'checkpoints', which,
+                        abstract(state)['params'], pytest.fail)
+        assert where.endswith(f' {steps}')
+
+
 # Readers
 
 

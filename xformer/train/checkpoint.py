@@ -36,8 +36,9 @@ Metrics = dict[str, float]
 class Checkpoints:
     """The checkpoints of one run, for the one process that writes them.
 
-    Kept are the newest `keep_last` and the `keep_best` by the metric and direction `best_by`. What
-    an earlier process left unfinished is removed at once. `say` is told, a sentence each, whatever
+    Kept are the newest `keep_last` and the `keep_best` by the metric and direction `best_by`, and
+    one that is only passing while it is the newest of all. What an earlier process left unfinished
+    is removed at once. `say` is told, a sentence each, whatever
     is removed, damaged or moved; while saving it is called from a background thread.
     """
 
@@ -56,8 +57,12 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending; none of their files is read."""
         return _steps(self._folder)
 
-    def save(self, step: int, state: dict[str, PyTree], metrics: Metrics) -> None:
+    def save(self, step: int, state: dict[str, PyTree], metrics: Metrics,
+             passing: bool = False) -> None:
         """Copies `state` and returns; writing, recording and pruning go on in the background.
+
+        A `passing` one is there to go on from, where a run that nobody interrupts saves none: it
+        takes no other's place and no part in means, so that both end with the same checkpoints.
 
         The arrays may be donated as soon as this returns. A save still under way is waited for.
         Raises UserError if the disk is full or fails, now or in the save before, and ValueError
@@ -69,7 +74,7 @@ class Checkpoints:
         checkpointer = _orbax().StandardCheckpointer()
         with _errors_of_the_disk(step, self._folder):
             checkpointer.save(self._folder / str(step), state)
-        self._pending = self._background.submit(self._finish, checkpointer, step, metrics)
+        self._pending = self._background.submit(self._finish, checkpointer, step, metrics, passing)
 
     def wait(self) -> None:
         """Until everything is on disk; call it before the process ends.
@@ -102,19 +107,21 @@ class Checkpoints:
             self._set_aside(damaged)
         return intact, state
 
-    def _finish(self, checkpointer, step: int, metrics: Metrics) -> None:
+    def _finish(self, checkpointer, step: int, metrics: Metrics, passing: bool) -> None:
         with _errors_of_the_disk(step, self._folder):
             checkpointer.wait_until_finished()
             checkpointer.close()
-            _write_record(self._folder, step, {name: float(x) for name, x in metrics.items()})
+            _write_record(self._folder, step, {name: float(x) for name, x in metrics.items()},
+                          passing)
             self._prune()
 
     def _prune(self) -> None:
         # A checkpoint whose record is damaged has no known metrics: it is named, never removed.
-        metrics = _metrics(self._folder, self._say)
-        kept = {*sorted(metrics, reverse=True)[:self._keep_last],
+        records = _records(self._folder, self._say)
+        metrics = _lasting(records)
+        kept = {max(records), *sorted(metrics, reverse=True)[:self._keep_last],
                 *_best_first(metrics, self._best_by)[:self._keep_best]}
-        for step in metrics.keys() - kept:
+        for step in records.keys() - kept:
             _record_path(self._folder, step).unlink()
             shutil.rmtree(self._folder / str(step))
 
@@ -159,10 +166,11 @@ def read_params(folder: Path, which: str, abstract_params: PyTree, say: Callable
         say(f'{path} is a save under way, or one that was cut short; it is not used')
 
     steps = _steps(folder)
-    if asked['step']:
-        order = [step for step in steps if step == int(asked['step'])]
+    if asked['step'] or which == 'last':
+        order = [step for step in steps[::-1] if which in ('last', str(step))]
     else:
-        order = _best_first(_metrics(folder, say), best_by) if 'best' in which else steps[::-1]
+        metrics = _lasting(_records(folder, say))
+        order = _best_first(metrics, best_by) if 'best' in which else sorted(metrics, reverse=True)
     needed = int(asked['count'] or 1)
     chosen = sorted(islice(_intact(folder, order, say), needed))
     if len(chosen) < needed:
@@ -221,9 +229,10 @@ def _seal(content: dict[str, Any]) -> bytes:
     return (json.dumps({**content, 'sha256': digest}, indent=1) + '\n').encode()
 
 
-def _write_record(folder: Path, step: int, metrics: Metrics) -> None:
+def _write_record(folder: Path, step: int, metrics: Metrics, passing: bool) -> None:
     write_atomically(_record_path(folder, step), _seal({
-        'step': step, 'metrics': metrics, 'files': _digests(folder / str(step))}))
+        'step': step, 'metrics': metrics, 'passing': passing,
+        'files': _digests(folder / str(step))}))
 
 
 def _read_record(folder: Path, step: int) -> dict[str, Any]:
@@ -231,12 +240,13 @@ def _read_record(folder: Path, step: int) -> dict[str, Any]:
     try:
         sealed = path.read_bytes()
         record = json.loads(sealed)
-        content = {name: record[name] for name in ('step', 'metrics', 'files')}
+        del record['sha256']
+        sound = sealed == _seal(record) and record['step'] == step
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Damage(f'{path.name} cannot be read') from error
-    if sealed != _seal(content) or content['step'] != step:
+    if not sound:
         raise _Damage(f'{path.name} is not as it was written')
-    return content
+    return {'passing': False} | record  # older ones do not say it
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -277,10 +287,15 @@ def _intact(folder: Path, steps: Iterable[int], say: Callable[[str], None],
             yield step
 
 
-def _metrics(folder: Path, say: Callable[[str], None]) -> dict[int, Metrics]:
-    """Metrics by step; a checkpoint whose record is damaged is named and left out."""
-    return {step: _read_record(folder, step)['metrics']
+def _records(folder: Path, say: Callable[[str], None]) -> dict[int, dict[str, Any]]:
+    """Records by step; a checkpoint whose record is damaged is named and left out."""
+    return {step: _read_record(folder, step)
             for step in _intact(folder, _steps(folder), say, check=_read_record)}
+
+
+def _lasting(records: dict[int, dict[str, Any]]) -> dict[int, Metrics]:
+    """Metrics by step, of those that are not only passing."""
+    return {step: record['metrics'] for step, record in records.items() if not record['passing']}
 
 
 def _best_first(metrics: dict[int, Metrics], best_by: str) -> list[int]:

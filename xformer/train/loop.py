@@ -192,9 +192,9 @@ class Training:
             last = step == train.steps
             evaluate = last or step % train.eval_every == 0
             stop = interrupt.requested  # read once: what comes from here on waits for a step
-            save = last or step % train.save_every == 0 or stop
-            if evaluate or save or i == self.start:  # the first one is seen before others compile
-                self._settle(step, metrics, dev_batches() if evaluate else None, save)
+            save = last or step % train.save_every == 0
+            if evaluate or save or stop or i == self.start:  # the first before others compile
+                self._settle(step, metrics, dev_batches() if evaluate else None, save, bool(stop))
                 pending = None
             if evaluate and self.out_of_patience():
                 break
@@ -215,8 +215,9 @@ class Training:
         best = min(range(len(values)), key=values.__getitem__, default=0)
         return max(len(values) - 1 - best, 0)
 
-    def _settle(self, step: int, metrics, dev=None, save: bool = False) -> None:
-        """Read the metrics of an update, check, evaluate, log and save as is due."""
+    def _settle(self, step: int, metrics, dev=None, save: bool = False,
+                stop: bool = False) -> None:
+        """Read the metrics of an update, check, evaluate, log and save as is due, or to stop."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
             self._refuse(step, values)
@@ -228,8 +229,8 @@ class Training:
             self.telemetry.row(step, values | scores)
         if dev is not None and self.config.train.patience:  # what it waits for is to be kept
             save = save or self._since_best() == 0 or self.out_of_patience()
-        if save:
-            self._save(step, scores)
+        if save or stop:
+            self._save(step, scores, passing=not save)
 
     def _refuse(self, step: int, values: dict[str, float]) -> None:
         kept = int(self.state.step)
@@ -251,9 +252,9 @@ class Training:
         self.scores.append(scores[self.best_by])
         return scores
 
-    def _save(self, step: int, scores: dict[str, float]) -> None:
+    def _save(self, step: int, scores: dict[str, float], passing: bool = False) -> None:
         with self.telemetry.timed('checkpoint'):
-            self.checkpoints.save(step, _fields(self.state), scores)
+            self.checkpoints.save(step, _fields(self.state), scores, passing)
 
     def close(self) -> None:
         try:
