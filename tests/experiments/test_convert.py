@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from experiments import cli, convert, embed, evaluate, generate, predict, train, visualize
 from xformer.checks import validate
@@ -254,10 +255,12 @@ def vectors(folder, flags, capsys):
 
 
 @pytest.mark.parametrize('pool', ['mean', 'cls', 'max'])
-@pytest.mark.parametrize('objective', ['mlm', 'classify'])
-def test_an_encoder_for_sentence_transformers(objective, pool, run_of, tmp_path, capsys):
-    ours = run_of(CLASSIFY if objective == 'classify' else {
-        'data.objective': 'mlm', 'data.format': 'lines', 'model.pooler': False}, ('no', 'yes'))
+@pytest.mark.parametrize('settings, has_pooler', [
+    ({'data.objective': 'mlm', 'data.format': 'lines', 'model.pooler': False}, False),
+    (CLASSIFY, True), (CLASSIFY | {'model.pooler_activation': 'gelu'}, False)])
+def test_an_encoder_for_sentence_transformers(settings, has_pooler, pool, run_of, tmp_path, capsys):
+    """A pooler goes with it, if it is BERT's and not a layer of the head, as ELECTRA's is."""
+    ours = run_of(settings, ('no', 'yes'))
     (tmp_path / 'texts.txt').write_text('abc de\nhg fa ba b\n')
     expected = vectors(ours, [f'--pool={pool}'], capsys)
     convert.main(['convert', f'--model={ours}', '--output=theirs', f'--pool={pool}'])
@@ -267,6 +270,8 @@ def test_an_encoder_for_sentence_transformers(objective, pool, run_of, tmp_path,
     assert not parity or float(parity[0].split()[1]) < 1e-5
     found = vectors('theirs', [], capsys)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    written = safetensors.numpy.load_file('theirs/model.safetensors')
+    assert any('pooler' in name for name in written) == has_pooler
 
     library = pytest.importorskip('sentence_transformers', reason='in the extra `parity`')
     model = library.SentenceTransformer(str(tmp_path / 'theirs'), device='cpu')

@@ -349,8 +349,8 @@ def test_one_that_is_only_passing_takes_no_others_place(tmp_path):
 
 
 @pytest.mark.parametrize(('which', 'steps'), [
-    ('best', [2]), ('last', [3]), ('1', [1]), ('average-last:1', [3]), ('average-last:2', [2, 3]),
-    ('average-best:2', [2, 3]), ('average-best:3', [1, 2, 3])])
+    ('best', [2]), ('last', [3]), ('1', [1]), ('01', [1]), ('average-last:1', [3]),
+    ('average-last:2', [2, 3]), ('average-best:2', [2, 3]), ('average-best:3', [1, 2, 3])])
 def test_readers_get_the_steps_they_ask_for_and_change_nothing(run, which, steps):
     def listing():
         return {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in run.rglob('*')}

@@ -38,8 +38,8 @@ class Checkpoints:
 
     Kept are the newest `keep_last` and the `keep_best` by the metric and direction `best_by`, and
     one that is only passing while it is the newest of all. What an earlier process left unfinished
-    is removed at once. `say` is told, a sentence each, whatever
-    is removed, damaged or moved; while saving it is called from a background thread.
+    is removed at once. `say` is told, a sentence each, whatever is removed, damaged or moved;
+    while saving it is called from a background thread.
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_best: int, say: Callable[[str], None],
@@ -166,8 +166,10 @@ def read_params(folder: Path, which: str, abstract_params: PyTree, say: Callable
         say(f'{path} is a save under way, or one that was cut short; it is not used')
 
     steps = _steps(folder)
-    if asked['step'] or which == 'last':
-        order = [step for step in steps[::-1] if which in ('last', str(step))]
+    if asked['step']:
+        order = [step for step in steps if step == int(asked['step'])]
+    elif which == 'last':
+        order = steps[::-1]
     else:
         metrics = _lasting(_records(folder, say))
         order = _best_first(metrics, best_by) if 'best' in which else sorted(metrics, reverse=True)

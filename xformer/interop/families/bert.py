@@ -141,6 +141,7 @@ DISTILBERT = Family(
     prefix='distilbert', tied=['vocab_projector.weight'],
     ignored=['*embeddings.position_ids'])
 
+
 def _projected(theirs: Theirs) -> Theirs:
     """There a map follows the embeddings whatever their width, here only where it is another."""
     E, D = theirs.get('embedding_size', 128), theirs.get('hidden_size', 4096)
