@@ -5,6 +5,7 @@
         --query='grain exports'
     python -m experiments.embed --model=runs/bert_mini_pretrain --input=labelled.tsv --labels \\
         --clusters=8
+    python -m experiments.embed --model=runs/finetune_r8 --split=test --labels
 
 One line of input is one text (with --labels, label<TAB>text), for an encoder also two parted by a
 tab. --output holds `embeddings` (N, D), float32, and `texts`, with --labels also `labels` and with
@@ -19,14 +20,13 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli, reading
-from xformer.config import ModelConfig, UserError, override
+from xformer.config import Config, ModelConfig, UserError, override
 from xformer.console import counting, say
 
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
-    flags.DEFINE_string('input', None, 'file with one text a line, - for standard input '
-                        f'({cli.REQUIRED})', flag_values=values)
+    reading.define_files(values)
     flags.DEFINE_string('output', None, '.npz file to write', flag_values=values)
     flags.DEFINE_enum('pool', None, ['mean', 'cls', 'max', 'last4'], 'mean or maximum over the '
                       "tokens, an encoder's first token, or the mean of the last four layers side "
@@ -41,7 +41,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('clusters', None, 'clusters to find (k-means)', lower_bound=1,
                          flag_values=values)
     flags.DEFINE_integer('seed', 0, 'of the clusters', lower_bound=0, flag_values=values)
-    flags.DEFINE_boolean('labels', False, 'the input is label<TAB>text', flag_values=values)
+    flags.DEFINE_boolean('labels', False, "the input is label<TAB>text, or the split's own labels "
+                         'count', flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -57,8 +58,7 @@ def main(argv: list[str]) -> None:
         'data.too_long': 'cut' if cut else 'error',
         'data.lowercase_source': config.data.lowercase_source or bool(
             published and published.lowercase)})
-    lines = reading.lines_of(values.input)
-    labels, texts = _labelled(lines) if values.labels else (None, lines)
+    labels, texts = _texts(values, config)
 
     run, compilations = reading.open_model(values, config)
     from xformer.evaluate.embeddings import Embedder, unit
@@ -121,16 +121,30 @@ def _check_pool(pool: str, model: ModelConfig) -> None:
         raise UserError(f'--pool=last4 needs 4 layers, the model has {layers}; choose another pool')
 
 
-def _labelled(lines: list[str]) -> tuple[list[str], list[str]]:
-    """(labels, texts)."""
-    pairs = [line.partition('\t') for line in lines]
-    for number, (label, tab, text) in enumerate(pairs, start=1):
-        if not (label.strip() and tab and text.strip()):
+def _texts(values: flags.FlagValues, config: Config) -> tuple[list[str] | None, list[str]]:
+    """(labels, texts); without --labels the first is None."""
+    if bool(values.input) == bool(values.split):
+        raise UserError('give either --input=FILE (- for standard input) or --split=dev or test')
+    if values.split and not values.labels:
+        return None, reading.texts_of_split(values, config)
+    if values.split:
+        if config.data.objective != 'classify':
+            raise UserError(f'--labels with --split is for a model of data.objective=classify, '
+                            f'not {config.data.objective}')
+        labelled = [(label, '\t'.join(filter(None, texts)))
+                    for *texts, label in reading.split_of(values, config)]
+    else:
+        lines = reading.lines_of(values.input)
+        if not values.labels:
+            return None, lines
+        labelled = [line.partition('\t')[::2] for line in lines]
+    for number, (label, text) in enumerate(labelled, start=1):
+        if not (label.strip() and text.strip()):
             raise UserError(f'input {number} is not label<TAB>text; mend the line, or leave out '
                             '--labels')
-    if len(pairs) < 2:
+    if len(labelled) < 2:
         raise UserError('--labels needs two texts or more, for one alone has no neighbour')
-    return [label for label, _, _ in pairs], [text for _, _, text in pairs]
+    return [label for label, _ in labelled], [text for _, text in labelled]
 
 
 def _print_neighbours(values: flags.FlagValues, queries, embeddings, texts: list[str]) -> None:

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     run, compilations = reading.open_model(values, config)
     config = run.config
     if not values.input:
-        from xformer.run import held_out
+        from xformer.train.folder import held_out
         examples = held_out(run.folder, name)
     writes, labels = writes_outputs(config), is_labelled(config)
     if writes or labels:
@@ -107,8 +107,7 @@ def _check(config: Config, values: flags.FlagValues, theirs: bool) -> None:
     """Raises UserError for flags that are missing, contradict one another or have no effect.
     `theirs` says that the model is a Hugging Face folder."""
     if theirs and not values.input:
-        raise UserError(f'--model={values.model} is a Hugging Face folder, which has no '
-                        f'{values.split} split; give --input=FILE')
+        raise reading.no_split(values)
     if values.input and values['split'].present:
         raise UserError('give either --split or --input=FILE, not both')
     if values.output == '-':

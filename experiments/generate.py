@@ -2,6 +2,7 @@
 
     python -m experiments.generate --model=runs/g2p_quickstart --prompt=transformer
     python -m experiments.generate --model=runs/g2p_quickstart --input=words.txt --output=out.txt
+    python -m experiments.generate --model=runs/g2p_quickstart --split=test --output=test.txt
     cat words.txt | python -m experiments.generate --model=runs/g2p_quickstart --input=- --json \\
         --num_outputs=3 --config.decode.beam_size=8
     python -m experiments.generate --model=runs/lm_shakespeare_char --prompt=ROMEO: --stream \\
@@ -83,15 +84,16 @@ def main(argv: list[str]) -> None:
     if config.model.family == 'encoder':
         raise UserError(f'--model={values.model} is a model of model.family=encoder, which writes '
                         'no outputs; give a decoder or one of seq2seq')
-    if values.interactive + bool(values.prompt) + bool(values.input) != 1:
-        raise UserError('give one of --prompt=TEXT, --input=FILE (- for standard input) and '
-                        '--interactive')
+    given = values.interactive, *map(bool, (values.prompt, values.input, values.split))
+    if sum(given) != 1:
+        raise UserError('give one of --prompt=TEXT, --input=FILE (- for standard input), '
+                        '--split=dev or test, and --interactive')
     for holds, message in _checks(values, config):
         if not holds:
             raise UserError(message)
     reading.check_output(values.output)
     examples = _read_pairs(values.examples) if values.examples else []
-    texts = values.prompt or (reading.lines_of(values.input) if values.input else [])
+    texts = [] if values.interactive else reading.texts_of(values, config, targets=values.score)
 
     if values.score:
         lines = _scores(texts, values, config)
@@ -155,7 +157,7 @@ def _checks(values, config: Config):
                f'--{name} is for outputs written one by one; set --config.decode.beam_size=1 or '
                '--config.decode.strategy=sample')
     shown = 'stream' if values.stream else 'interactive'
-    for name in ('output', 'json', 'num_outputs', 'input'):
+    for name in ('output', 'json', 'num_outputs', 'input', 'split'):
         yield (not (values.stream or values.interactive) or not values[name].present,
                f'--{name} has no effect with --{shown}')
     yield (not values.stream or len(values.prompt) == 1, '--stream takes one --prompt')
@@ -178,7 +180,7 @@ def _checks(values, config: Config):
            '--draft_tokens has no effect without --draft')
     for name in values:
         yield (not (values.score and values[name].present) or name in (
-            'model', 'checkpoint', 'prompt', 'input', 'output', 'json', 'score'),
+            'model', 'checkpoint', 'prompt', 'input', 'split', 'output', 'json', 'score'),
             f'--{name} has no effect with --score')
 
 

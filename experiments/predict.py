@@ -3,6 +3,7 @@
     python -m experiments.predict --model=runs/finetune_sst2 --prompt='a gripping , witty film .'
     python -m experiments.predict --model=runs/tag_wnut17 --input=tweets.txt --output=out.jsonl
     python -m experiments.predict --model=runs/finetune_mrpc --input=pairs.tsv
+    python -m experiments.predict --model=runs/finetune_mrpc --split=test
     python -m experiments.predict --model=runs/qa_extractive --prompt=$'who ?\\tAda wrote it.'
     python -m experiments.predict --model=runs/bert_mini_pretrain --prompt='open the [MASK] .'
     python -m experiments.predict --model=runs/bert_mini_pretrain --next_sentence \\
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     config = reading.config_of(values)
     _check(config, values)
     reading.check_output(values.output)
-    texts = reading.texts_of(values)
+    texts = reading.texts_of(values, config)
     examples = [_example(number, text, config, values.next_sentence)
                 for number, text in enumerate(texts, start=1)]
 

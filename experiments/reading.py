@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from xformer.config import Config, UserError, override
+from xformer.config import Config, UserError, is_labelled, override
 from xformer.console import say
 
 
@@ -49,8 +49,14 @@ def open_model(values: flags.FlagValues, config: Config):
 def define_texts(values: flags.FlagValues, what: str = 'a text') -> None:
     flags.DEFINE_multi_string('prompt', [], f'{what}; may be given several times',
                               flag_values=values)
+    define_files(values)
+
+
+def define_files(values: flags.FlagValues) -> None:
     flags.DEFINE_string('input', None, 'file with one a line, - for standard input',
                         flag_values=values)
+    flags.DEFINE_enum('split', None, ['dev', 'test'], "held-out part of the run's data to take "
+                      'them from', flag_values=values)
 
 
 def define_output(values: flags.FlagValues) -> None:
@@ -58,11 +64,42 @@ def define_output(values: flags.FlagValues) -> None:
                         flag_values=values)
 
 
-def texts_of(values: flags.FlagValues) -> list[str]:
-    """The texts of --prompt or --input. Raises UserError for neither, both, or a faulty file."""
-    if bool(values.prompt) == bool(values.input):
-        raise UserError('give either --prompt=TEXT or --input=FILE (- for standard input)')
+def texts_of(values: flags.FlagValues, config: Config, targets: bool = False) -> list[str]:
+    """The texts of --prompt, --input or --split, of pairs the sources or, with `targets`,
+    source<TAB>target. Raises UserError for none, several, or faulty ones."""
+    if sum(map(bool, (values.prompt, values.input, values.split))) != 1:
+        raise UserError('give one of --prompt=TEXT, --input=FILE (- for standard input) and '
+                        '--split=dev or test')
+    if values.split:
+        return texts_of_split(values, config, targets)
     return values.prompt or lines_of(values.input)
+
+
+def texts_of_split(values: flags.FlagValues, config: Config, targets: bool = False) -> list[str]:
+    """Each once, in order: of pairs the sources or, with `targets`, source<TAB>target."""
+    columns = 2 if targets or config.data.objective != 'pairs' else 1
+    return list(dict.fromkeys('\t'.join(filter(None, each[:columns]))
+                              for each in split_of(values, config)))
+
+
+def split_of(values: flags.FlagValues, config: Config) -> list:
+    """What evaluate measures on with that --split: pairs, labelled texts, or [text] alone."""
+    from xformer.data.tokenizers import load_tokenizers
+    from xformer.evaluate.inputs import fitting
+    from xformer.interop.folder import is_checkpoint
+    from xformer.train.folder import held_out
+    folder = Path(values.model)
+    if is_checkpoint(folder):
+        raise no_split(values)
+    examples = held_out(folder, values.split)
+    if config.data.objective == 'pairs' or is_labelled(config):
+        return fitting(examples, config, load_tokenizers(folder))
+    return [[text] for document in examples for text in document]
+
+
+def no_split(values: flags.FlagValues) -> UserError:
+    return UserError(f'--model={values.model} is a Hugging Face folder, which has no '
+                     f'{values.split} split; give --input=FILE')
 
 
 def lines_of(path: str) -> list[str]:

@@ -5,8 +5,8 @@
     python -m experiments.reproduce --result=scan --smoke
 
 Runs what is needed with the ordinary commands, in WORKDIR; what is done already is not done again.
-Writes results/NAME.json and RESULTS.md. --smoke runs the experiments' small forms, to see that all
-works, and records nothing.
+Writes results/NAME.json and RESULTS.md, unless a record of more seeds is there. --smoke runs the
+experiments' small forms, to see that all works, and records nothing.
 """
 
 import importlib.util
@@ -27,6 +27,7 @@ from experiments import cli
 from experiments.ledger import RESULTS, Line, Result, table, verdicts
 from xformer.config import Ending, UserError, nearest
 from xformer.console import say
+from xformer.files import write_atomically
 from xformer.train.signals import STOPS, Stopped
 
 ROOT = Path(__file__).parents[1]
@@ -70,11 +71,20 @@ def main(argv: list[str]) -> None:
         print(f'{line.label:<40} {_listed(found["values"])} {line.unit}{published}: '
               f'{found["status"]}')
     if not values.smoke:
-        FOLDER.mkdir(exist_ok=True)
-        path = FOLDER / f'{values.result}.json'
-        path.write_text(json.dumps({'result': values.result} | record, indent=1) + '\n')
-        TABLE.write_text(table(recorded()))
-        say(f'written: {path}, {TABLE}')
+        _record(values.result, record)
+
+
+def _record(name: str, record: dict) -> None:
+    """Write it, and the table; one of more seeds stays."""
+    path = FOLDER / f'{name}.json'
+    there = recorded().get(name, {}).get('seeds', 0)
+    if there > record['seeds']:
+        return say(f'not recorded: {path} is of {there} seeds, this of {record["seeds"]}; give '
+                   f'--seeds={there}, or remove it')
+    FOLDER.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps({'result': name} | record, indent=1) + '\n')
+    write_atomically(TABLE, table(recorded()))
+    say(f'written: {path}, {TABLE}')
 
 
 def recorded() -> dict[str, dict]:

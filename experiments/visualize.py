@@ -4,10 +4,11 @@
         --output=looks
     python -m experiments.visualize --model=runs/lm_shakespeare_char --input=lines.txt \\
         --output=looks --layer=2 --head=0
+    python -m experiments.visualize --model=runs/g2p_quickstart --split=dev --output=looks
 
 One line of input is one text, for an encoder also two parted by a tab; for a seq2seq model
-source<TAB>target, or a source alone, whose output is then written by greedy decoding. Writes into
-the new folder --output:
+source<TAB>target, or a source alone, whose output is then written by greedy decoding. Of a
+--split, eight at most are taken, evenly spaced. Writes into the new folder --output:
 
     index.html       the inspector: move over tokens, layers and heads; needs nothing else
     N.npz            of text N: attention maps, entropies of heads in nats, hidden states, and the
@@ -20,6 +21,7 @@ the new folder --output:
 Layers and heads count from 0.
 """
 
+import math
 from pathlib import Path
 
 from absl import flags
@@ -29,6 +31,7 @@ from xformer.config import ModelConfig, UserError, override
 from xformer.console import counting, say
 
 MOST_TEXTS = 64  # a page with more would take long to open
+OF_SPLIT = 8
 
 
 def define(values: flags.FlagValues) -> None:
@@ -46,7 +49,10 @@ def main(argv: list[str]) -> None:
     reading.check_output(values.output)
     config = reading.config_of(values)
     _check_choice(values, config.model)
-    texts, targets = _pairs(reading.texts_of(values), config.model)
+    lines = reading.texts_of(values, config, targets=config.model.family == 'seq2seq')
+    if values.split:
+        lines = lines[::math.ceil(len(lines) / OF_SPLIT)]
+    texts, targets = _pairs(lines, config.model)
 
     run, compilations = reading.open_model(values, config)
     config = run.config

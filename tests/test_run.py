@@ -3,8 +3,7 @@
 from xformer.config import Config, override
 from xformer.data.pipeline import prepare
 from xformer.data.sources import read_examples
-from xformer.run import held_out
-from xformer.train.folder import create_folder
+from xformer.train.folder import create_folder, held_out
 
 LINES = ['a\u2028b', 'c\x85d', '"e" \\ f', 'é', 'g\u2029']
 

@@ -1,6 +1,5 @@
 """A run folder or a Hugging Face folder, opened: configuration, tokenizers, model, parameters."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,14 +96,3 @@ def _placed(item: tuple):
     """(path, array on the device); a loop in its place would hold each array until the next."""
     path, array = item
     return path, jax.device_put(array)
-
-
-def held_out(folder: Path, split: str) -> list:
-    """The pairs or documents of the dev or test split, as they were when the run began."""
-    path = folder / 'data' / f'{split}.jsonl'
-    try:
-        with open(path, encoding='utf-8') as file:  # splitlines would also split at U+2028
-            return [json.loads(line) for line in file]
-    except (OSError, ValueError) as error:
-        raise UserError(f'cannot read the {split} split in {path} ({error}); give '
-                        '--input=FILE instead') from None

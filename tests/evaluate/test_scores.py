@@ -9,7 +9,7 @@ import pytest
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from xformer.config import DataConfig
+from xformer.config import DataConfig, UserError
 from xformer.evaluate import metrics
 from xformer.evaluate.scores import (
     LEAD,
@@ -113,6 +113,12 @@ def test_rouge_by_hand():
 def test_exact_match_by_hand():
     assert score('exact', ['a b', 'c', 'd'], [['a b'], ['x', 'c'], ['D']], DATA) == {
         'exact_match': pytest.approx(2 / 3)}
+
+
+def test_references_without_tokens_have_no_error_rates():
+    data = DataConfig(tokenizer='word', score_strip='012')
+    with pytest.raises(UserError, match="every reference is empty.*score_strip='012'.* --score"):
+        score('errors', ['A'], [['01 2']], data)
 
 
 def test_errors_are_the_error_rates_of_scored_tokens():

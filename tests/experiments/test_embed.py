@@ -1,6 +1,7 @@
 """Embedding: files, neighbours and measures, in the order of the lines; mistakes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -76,6 +77,21 @@ def test_labels_are_measured_against_neighbours_and_clusters(embedded, tmp_path)
     assert a == b and c == d and len({a, c, e}) == 3
 
 
+def test_a_split_is_embedded_with_its_labels(untrained, embedded, tmp_path, capsys):
+    run = shutil.copytree(untrained('classifier'), tmp_path / 'run')
+    rows = [['abc', '', 'yes'], ['abc', 'd', 'no'], ['hgfe', '', 'no'], ['hgfe', '', 'no']]
+    (run / 'data').mkdir()
+    (run / 'data' / 'test.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    (tmp_path / 'labelled.tsv').write_text('yes\tabc\nno\tabc\td\nno\thgfe\nno\thgfe\n')
+    wanted, _ = embedded('classifier', f'--input={tmp_path}/labelled.tsv', '--labels')
+    for flags, found in (['--labels'], wanted), ([], [{'text': 'abc'}, {'text': 'abc\td'},
+                                                     {'text': 'hgfe'}]):
+        embed.main(['embed', f'--model={run}', '--split=test', *flags])
+        printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row | found[i] for i, row in enumerate(printed)] == printed and len(
+            printed) == len(found)
+
+
 def test_long_texts_are_cut_only_when_asked(embedded, tmp_path):
     (tmp_path / 'long.txt').write_text('a' * 22 + 'b' * 9 + '\n' + 'a' * 22 + '\n')
     arguments = ['encoder', f'--input={tmp_path}/long.txt', f'--output={tmp_path}/e.npz']
@@ -95,6 +111,9 @@ MISTAKES = {
     'clusters for nothing': ('encoder', [TEXT, '--clusters=2', '--query=a'], '--labels'),
     'more clusters than texts': ('encoder', [TEXT, FILE, '--clusters=6'], '6 clusters .* has 5'),
     'no labels there': ('encoder', [TEXT, '--labels'], 'input 1 .*label<TAB>text'),
+    'a split of texts without labels': ('encoder', ['--split=dev', '--labels'],
+                                        'model of data.objective=classify, not mlm'),
+    'two ways in': ('encoder', [TEXT, '--split=dev'], 'either --input=FILE .* or --split'),
     'another ending': ('encoder', [TEXT, '--output={here}/x.txt'], r'\.npz'),
     'output exists': ('encoder', [TEXT, '--output={here}/there.npz'], 'exists'),
     'binary': ('encoder', ['--input={here}/binary.bin', FILE], 'binary.bin:2 is not valid UTF-8'),

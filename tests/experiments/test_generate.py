@@ -55,6 +55,17 @@ def test_prompts_a_file_and_standard_input_are_the_same(generate, trained, conte
     assert contents(trained) == before
 
 
+def test_a_split_is_a_file_of_its_sources_each_once(call, trained, tmp_path):
+    pairs = [json.loads(line) for line in (trained / 'data/test.jsonl').read_text().splitlines()]
+    sources = list(dict.fromkeys(source for source, _ in pairs))
+    (tmp_path / 'sources.txt').write_text('\n'.join(sources) + '\n')
+    assert call(f'--model={trained}', '--split=test') == call(f'--model={trained}',
+                                                              '--input=sources.txt')
+    scored = call(f'--model={trained}', '--split=test', '--score').splitlines()
+    assert [tuple(line.split('\t')[1:]) for line in scored] == list(dict.fromkeys(
+        map(tuple, pairs)))
+
+
 def test_two_prompts_give_what_they_gave_among_forty(call, trained):
     forty = [f'--prompt={word}' for word in WORDS]
     among = call(f'--model={trained}', *forty, '--json').splitlines()
@@ -255,6 +266,7 @@ def test_texts_of_a_language_model_are_scored_token_by_token(call, language_mode
 
 REFUSED = {
     'two ways in': ('--prompt=1 --interactive', '--interactive'),
+    'a file and a split': ('--input=x --split=dev', '--input', '--split'),
     'stop with a beam': ('--prompt=1 --stop=x', '--stop', 'decode.beam_size=1'),
     'stream with a beam': ('--prompt=1 --stream', '--stream', 'decode.beam_size=1'),
     'stream of two': (f'--prompt=1 --prompt=2 --stream {GREEDY}', '--stream', 'one --prompt'),

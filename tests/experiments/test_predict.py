@@ -113,6 +113,11 @@ def test_prompts_and_a_file_are_the_same_and_the_mask_is_filled(labels, untraine
         assert row['scores'].keys() == {'yes', 'no'} and sum(row['scores'].values()) == \
             pytest.approx(1, abs=1e-5) and row['label'] == max(row['scores'], key=row['scores'].get)
 
+    predict.main(['predict', f'--model={run}', '--split=test'])
+    asked = [json.loads(line)['text'] for line in capsys.readouterr().out.splitlines()]
+    assert asked == [json.loads(line)[0] for line in (run / 'data/test.jsonl').read_text()
+                     .splitlines()]
+
     predict.main(['predict', f'--model={untrained("encoder")}', '--top=3',
                   '--prompt=a[MASK]c[MASK]'])
     [row] = map(json.loads, capsys.readouterr().out.splitlines())
@@ -126,7 +131,8 @@ def test_prompts_and_a_file_are_the_same_and_the_mask_is_filled(labels, untraine
     ('encoder', '--prompt=[MASK]bbbbbbbbbbbbbbbbbbbbbbbbbbbbb', 'has 32 tokens, .* model takes 24'),
     ('encoder', '--prompt=a --next_sentence', 'needs a model of data.objective=mlm_nsp, not mlm'),
     ('encoder', '--prompt=', 'input 1 .* none of them empty'),
-    ('encoder', '', 'give either --prompt=TEXT or --input=FILE'),
+    ('encoder', '', 'give one of --prompt=TEXT, --input=FILE .* and --split'),
+    ('encoder', '--split=dev', 'cannot read the dev split in .*dev.jsonl .*; give --input=FILE'),
     ('encoder', '--prompt=[MASK] --checkpoint=9', 'needs 1 intact checkpoint')])
 def test_refused(family, arguments, sentence, untrained):
     with pytest.raises(UserError, match=sentence):

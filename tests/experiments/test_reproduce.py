@@ -175,3 +175,13 @@ def test_a_result_is_trained_measured_and_recorded(
     assert f'| PER, % | 10 | {100 * measured["metrics"]["per"]:.1f} | 1 | missed |' in (
         tmp_path / 'RESULTS.md').read_text()
     assert 'PER' in capsys.readouterr().out
+
+
+def test_a_record_of_more_seeds_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, 'FOLDER', tmp_path)
+    monkeypatch.setattr(reproduce, 'TABLE', tmp_path / 'RESULTS.md')
+    monkeypatch.setattr(reproduce, 'table', str)
+    for seeds, kept in ((3, 3), (1, 3), (3, 3), (5, 5)):
+        reproduce._record('scan', {'seeds': seeds})
+        assert json.loads((tmp_path / 'scan.json').read_text())['seeds'] == kept
+        assert ('not recorded: ' in capsys.readouterr().err) == (seeds < kept)

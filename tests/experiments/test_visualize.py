@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_targets_are_read_or_written_by_greedy_decoding(run, trained, tmp_path, 
                      for name in ('npz', 'entropy.png', 'lens.png', 'encoder.self.png',
                                   'decoder.self.png',
                                   'decoder.cross.png'))}
+
+
+def test_some_of_a_split_are_looked_at(untrained, tmp_path):
+    run = shutil.copytree(untrained('seq2seq'), tmp_path / 'run')
+    (run / 'data').mkdir()
+    pairs = [('abcdefgh'[i // 8] + 'abcdefgh'[i % 8], 'A B') for i in range(20)]
+    (run / 'data' / 'dev.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
+    looked(run, '--split=dev', f'--output={tmp_path}/looks')
+    crossed = [each['maps'][-1] for each in data_of(tmp_path / 'looks')]
+    assert [''.join(each['keys'][:2]) for each in crossed] == [
+        source for source, _ in pairs[::3]]
+    assert {(*each['queries'],) for each in crossed} == {('A', 'B', '<eos>')}
 
 
 MISTAKES = {

@@ -26,7 +26,8 @@ flags = dict(each[2:].split('=', 1) for each in arguments)
 folder = pathlib.Path(flags.get('workdir') or flags['model'])
 if kind == 'evaluate':
     (folder / 'eval').mkdir()
-    (folder / 'eval' / 'dev.json').write_text(json.dumps({'metrics': {'per': 0.5, 'wer': 0.75}}))
+    (folder / 'eval' / 'dev.json').write_text(json.dumps({'metrics': {
+        'per': 0.5, 'wer': 0.75, 'signature': 'nrefs:1'}}))
     sys.exit()
 rate, seed = float(flags['config.optim.peak_learning_rate']), int(flags['config.train.seed'])
 folder.mkdir(parents=True)
@@ -110,9 +111,10 @@ def test_a_pruner_that_sees_nothing_is_told(swept):
     assert 'wer is measured by evaluate alone' in said[0]
 
 
-def test_what_nobody_measures_ends_the_sweep(swept, tmp_path):
+@pytest.mark.parametrize('name', ['bleu', 'signature'])
+def test_what_nobody_measures_ends_the_sweep(name, swept, tmp_path):
     with pytest.raises(UserError, match='by evaluate, which has per, wer; choose another'):
-        swept(RATES, 3, metric='dev/bleu:max')
+        swept(RATES, 3, metric=f'dev/{name}:max')
     assert [path.name for path in (tmp_path / 'sweep/trials').iterdir()] == ['0000']
 
 

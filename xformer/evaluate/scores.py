@@ -8,7 +8,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from xformer.config import DataConfig
+from xformer.config import DataConfig, UserError
 from xformer.evaluate import metrics
 
 LEAD = 8  # words of the source: the floor of summaries
@@ -24,11 +24,18 @@ def score(kind: str, predictions: Sequence[str], references: Sequence[Sequence[s
     bleu_tokenised   BLEU of text that is cut into words already, '@@ ' joints undone first; and
                      sacreBLEU of the same put together again (`detokenised`)
     rouge            F1 of ROUGE-1, -2 and -L with stemming (Lin 2004); the first reference
+
+    Raises UserError where the references have no tokens to be wrong about.
     """
     if kind == 'errors':
-        return metrics.score([scored_tokens(text, data) for text in predictions],
-                             [[scored_tokens(text, data) for text in texts]
-                              for texts in references], data.score_strip)
+        try:
+            return metrics.score([scored_tokens(text, data) for text in predictions],
+                                 [[scored_tokens(text, data) for text in texts]
+                                  for texts in references], data.score_strip)
+        except ValueError as error:
+            raise UserError(f'there are no error rates of these references ({error}; '
+                            f'data.score_strip={data.score_strip!r}); choose another --score, as '
+                            'exact') from None
     if kind == 'exact':
         right = sum(text in texts for text, texts in zip(predictions, references))
         return {'exact_match': right / len(predictions)}

@@ -151,10 +151,11 @@ class Runner:
         """What experiments.evaluate measures of the best checkpoint."""
         self._run(trial, folder, 'evaluate', [f'--model={folder}', '--split=dev'])
         metrics = json.loads((folder / 'eval' / 'dev.json').read_text())['metrics']
-        if name not in metrics:  # nor will it be in any other trial
+        numbers = {each: x for each, x in metrics.items() if not isinstance(x, str)}
+        if name not in numbers:  # nor will it be in any other trial
             raise UserError(f'--metric=dev/{name} is measured neither in training nor by evaluate, '
-                            f'which has {", ".join(metrics)}; choose another, and a --workdir')
-        return metrics[name]
+                            f'which has {", ".join(numbers)}; choose another, and a --workdir')
+        return numbers[name]
 
     def _run(self, trial: optuna.Trial, folder: Path, command: str, flags: list[str],
              watch: Callable[[], None] = lambda: None) -> None:

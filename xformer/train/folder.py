@@ -122,6 +122,17 @@ def read_manifest(folder: Path) -> dict:
                         ) from None
 
 
+def held_out(folder: Path, split: str) -> list:
+    """The pairs or documents of the dev or test split, as they were when the run began."""
+    path = folder / 'data' / f'{split}.jsonl'
+    try:
+        with open(path, encoding='utf-8') as file:  # splitlines would also split at U+2028
+            return [json.loads(line) for line in file]
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot read the {split} split in {path} ({error}); give '
+                        '--input=FILE instead') from None
+
+
 def _listed(devices: dict) -> str:
     return ', '.join(f'{name} {value}' for name, value in devices.items())
 
