@@ -235,6 +235,7 @@ NONSENSE = [  # (what makes sense, what spoils it, what is said of it)
     (PAIRS, {'train.steps': 2**31}, 'train.steps must be below 2147483648, not 2147483648'),
     (PAIRS, {'train.steps': 10**400}, 'train.steps must be below'),
     (LM, {'decode.first_token': 3}, 'decode.first_token has no effect with model.family=decoder'),
+    (PAIRS, {'decode.more_ends': '5,x'}, 'decode.more_ends=5,x must be ids of tokens, as 5,7'),
     (PAIRS, {'decode.beam_groups': 3, 'decode.diversity': 1.0},
      'decode.beam_size=4 is not divisible by decode.beam_groups=3'),
     (PAIRS, {'decode.beam_groups': 2}, 'decode.beam_groups=2 and decode.diversity=0.0 do not go'),

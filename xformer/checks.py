@@ -314,6 +314,9 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
     yield (not model.vocab_size or decode.first_token < model.vocab_size,
            f'decode.first_token={decode.first_token} is none of the {model.vocab_size:,} tokens of '
            'the vocabulary')
+    more = [each.strip() for each in decode.more_ends.split(',')] if decode.more_ends else []
+    yield (all(each.isdecimal() and int(each) < (model.vocab_size or math.inf) for each in more),
+           f'decode.more_ends={decode.more_ends} must be ids of tokens, as 5,7')
     yield (decode.strategy == 'beam' or decode.beam_groups == 1,
            'decode.beam_groups has no effect with decode.strategy=sample')
     yield (decode.beam_size % decode.beam_groups == 0 or decode.strategy == 'sample',

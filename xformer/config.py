@@ -229,6 +229,7 @@ class DecodeConfig:
     first_token: int = option(-1, 'id of a token that every output of seq2seq begins with; -1 none')
     end_at_limit: bool = option(False, 'an output that is cut at its most tokens has the end token '
                                 'as the last of them')
+    more_ends: str = option('', 'ids of tokens that end an output besides model.eos_id, as 5,7')
     renormalise: bool = option(False, 'share the probability of what is not allowed among what is')
     repetition_penalty: float = option(1.0, 'what logits of tokens in the text are divided by '
                                        '(multiplied, below 0); 1 has no effect')
@@ -249,6 +250,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def end_ids(config: Config) -> list[int]:
+    """Ids of the tokens that end an output, model.eos_id first."""
+    return [config.model.eos_id, *map(int, filter(None, config.decode.more_ends.split(',')))]
 
 
 def is_labelled(config: Config) -> bool:

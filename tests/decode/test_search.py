@@ -128,15 +128,15 @@ def all_outputs(b: int, ids: Ids):
 
 
 def plain_beam_search(b: int, beam_size: int, ids: Ids, penalty: str, alpha: float,
-                      patient: bool = False):
-    """From the docstring of `beam_search`, for one example."""
-    alive, complete = [((), 0.0)], []
+                      patient: bool = False, more_ends: tuple = ()):
+    """From the docstring of `Beams`, for one example."""
+    alive, complete, ends = [((), 0.0)], [], (ids.eos, *more_ends)
     for length in range(1, LIMITS_B[b] + 1):
         best = sorted((((*prefix, token), total + log_p(b, ids, prefix, token))
                        for prefix, total in alive for token in ids.emitted),
                       key=lambda pair: -pair[1])
-        complete += [pair for pair in best[:beam_size] if pair[0][-1] == ids.eos]
-        alive = [pair for pair in best if pair[0][-1] != ids.eos][:beam_size]
+        complete += [pair for pair in best[:beam_size] if pair[0][-1] in ends]
+        alive = [pair for pair in best if pair[0][-1] not in ends][:beam_size]
         if length == LIMITS_B[b]:
             complete += alive
         complete.sort(key=lambda pair: -penalised(*pair, penalty, alpha))
@@ -257,6 +257,16 @@ def test_a_wide_beam_finds_every_output_that_is_allowed(options):
         assert 0 < len(every) < 31 or LIMITS_B[b] < 3
         assert_same(found, sorted(((tokens, score(b, OWN, tokens, 'gnmt', 0.6))
                                    for tokens in every), key=lambda pair: -pair[1]))
+
+
+@pytest.mark.parametrize('beam_size', [1, 2, 3])
+@pytest.mark.parametrize('ids', [OWN, SHARED['T5, pad begins']])
+def test_an_output_ends_with_any_of_several_tokens(beam_size, ids):
+    more = ids.others[:1]
+    found = beams_of(ids, beam_size, more_ends=str(more[0]))
+    assert any(tokens[-1] in more for outputs in found for tokens, _ in outputs)
+    for b in range(B):
+        assert_same(found[b], plain_beam_search(b, beam_size, ids, 'gnmt', 0.6, more_ends=more))
 
 
 def plain_diverse_beam_search(b: int, k: int, groups: int, diversity: float, ids: Ids):

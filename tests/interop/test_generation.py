@@ -9,7 +9,7 @@ from parity import opened
 
 from xformer.checks import validate
 from xformer.compiled import Compilations
-from xformer.config import Config, UserError, override
+from xformer.config import Config, UserError, end_ids, override
 from xformer.decode.generate import Generator
 from xformer.interop.folder import open_checkpoint
 from xformer.interop.generation import read_generation, to_config, write_generation
@@ -18,7 +18,8 @@ from xformer.models import build
 ROOM = 40
 FIELDS = ('family', 'positions', 'pad_id', 'bos_id', 'eos_id', 'max_length')
 WRITTEN = {  # our settings, for a model of 40 positions
-    'greedy': {'decode.beam_size': 1, 'decode.repetition_penalty': 1.5, 'decode.min_length': 3},
+    'greedy': {'decode.beam_size': 1, 'decode.repetition_penalty': 1.5, 'decode.min_length': 3,
+               'decode.more_ends': '5,7'},
     'beam': {'decode.beam_size': 5, 'decode.alpha': 0.7, 'decode.early_stopping': 'never',
              'decode.no_repeat_ngram': 3, 'decode.renormalise': True, 'decode.max_length': 20},
     'new tokens': {'decode.beam_size': 2, 'decode.early_stopping': 'false',
@@ -41,6 +42,8 @@ SETTINGS = {
                     'length_penalty': 0.3},
     'long beams': {'num_beams': 3, 'max_length': 18, 'early_stopping': 'never', 'min_length': 12,
                    'length_penalty': 2.0, 'no_repeat_ngram_size': 3},
+    'several ends': {'max_length': 20, 'min_length': 6, 'eos_token_id': range(8, 30, 3)},
+    'beams to several ends': {'num_beams': 3, 'max_length': 20, 'eos_token_id': range(8, 30, 3)},
     'renormalised beams': {'num_beams': 2, 'max_length': 14, 'renormalize_logits': True,
                            'repetition_penalty': 1.3}}
 
@@ -56,6 +59,8 @@ def compared(kind, settings, folder):
     start, bos = (getattr(config, f'{role}_token_id', None) for role in ('decoder_start', 'bos'))
     never = {config.pad_token_id, bos if start is None else start}
     never -= {None, config.eos_token_id}
+    if more := settings.get('eos_token_id'):
+        settings = settings | {'eos_token_id': [config.eos_token_id, *more]}
     forced = {'forced_bos_token_id': 7, 'forced_eos_token_id': config.eos_token_id} if (
         kind.startswith('Bart')) else {}
     model.generation_config = transformers.GenerationConfig(
@@ -89,21 +94,21 @@ def test_the_same_tokens(kind, settings, tmp_path, parity_table):
     parity_table(found, {'generate': 0.0})
 
 
-@pytest.mark.parametrize('there, end', [(5, 5), ([5], 5), ([2, 5], 2), ([5, 6], 5)])
-def test_where_outputs_end(there, end, tmp_path):
-    """generation_config.json decides, as there; of several ends one is followed."""
+@pytest.mark.parametrize('there, ends', [
+    (5, [5]), ([5], [5]), ([2, 5], [2, 5]), ([5, 2, 6], [2, 5, 6]), ([5, 6], [5, 6])])
+def test_where_outputs_end(there, ends, tmp_path):
+    """generation_config.json decides, as there; the model's own end is the first of several."""
     config, tensors, _, _ = read('llama')
     make_folder(tmp_path, config | {'eos_token_id': 2}, tensors)
     (tmp_path / 'generation_config.json').write_text(json.dumps({'eos_token_id': there}))
     found = open_checkpoint(tmp_path)
-    assert found.config.model.eos_id == end
-    assert bool(found.aside) == (there not in (5, [5]))
+    assert end_ids(validate(found.config)) == ends and not found.aside
 
 
 def test_several_ends_in_config_json(tmp_path):
     config, tensors, _, _ = read('llama')
     found = open_checkpoint(make_folder(tmp_path, config | {'eos_token_id': [2, 5]}, tensors))
-    assert found.config.model.eos_id == 2 and found.aside == ['eos_token_id=[2, 5]']
+    assert end_ids(found.config) == [2, 5] and not found.aside
 
 
 def opened_with(name, folder, settings, apart=True):
@@ -143,7 +148,7 @@ def test_sampling(tmp_path):
 @pytest.mark.parametrize('name, settings', [
     ('bart', {'bad_words_ids': [[3, 4]]}), ('bart', {'forced_eos_token_id': [2, 3]}),
     ('gpt2', {'typical_p': 0.5}),
-    ('gpt2', {'num_beams': 2, 'do_sample': True}), ('llama', {'eos_token_id': [2, 5]}),
+    ('gpt2', {'num_beams': 2, 'do_sample': True}),
     ('llama', {'stop_strings': ['x']}), ('llama', {'forced_bos_token_id': 3})])
 def test_what_is_not_supported_is_told(name, settings, tmp_path):
     _, aside = opened_with(name, tmp_path, settings)

@@ -6,13 +6,14 @@ Hugging Face's, each filter sees what the one before it left.
 """
 
 import math
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xformer.config import Config, DecodeConfig
+from xformer.config import Config, DecodeConfig, end_ids
 
 NEVER = -1e30  # log-probability of what is not allowed: finite, so that sums stay numbers
 
@@ -35,17 +36,22 @@ def log_probabilities(logits_V, ids_M, start, end, ending, config: Config) -> ja
     if decode.repetition_penalty != 1 and beams:
         log_p_V = penalised(log_p_V)
     ids_V = np.arange(len(log_p_V))
-    never_V = np.isin(ids_V, [model.pad_id, model.bos_id]) & (ids_V != model.eos_id)
-    log_p_V = jnp.where(never_V, NEVER, log_p_V)
+    ends_V = is_end(ids_V, config)
+    log_p_V = jnp.where(np.isin(ids_V, [model.pad_id, model.bos_id]) & ~ends_V, NEVER, log_p_V)
     if decode.no_repeat_ngram:
         repeats_V = _repeats(ids_M, start, end, decode.no_repeat_ngram, len(log_p_V))
-        log_p_V = jnp.where(repeats_V.at[model.eos_id].set(False), NEVER, log_p_V)
+        log_p_V = jnp.where(repeats_V & ~ends_V, NEVER, log_p_V)
     if decode.min_length:
-        goes_on_V = jnp.where(ids_V == model.eos_id, NEVER, log_p_V)
+        goes_on_V = jnp.where(ends_V, NEVER, log_p_V)
         if decode.no_repeat_ngram:
             ending |= goes_on_V.max() == NEVER
         log_p_V = jnp.where(ending, log_p_V, goes_on_V)
     return jax.nn.log_softmax(log_p_V) if decode.renormalise else log_p_V
+
+
+def is_end(ids, config: Config):
+    """Which of the ids, in a NumPy or JAX array of any shape, end an output."""
+    return reduce(or_, (ids == end for end in end_ids(config)))
 
 
 def forced(log_p_V, t, most, config: Config) -> jax.Array:

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from xformer.config import Config, DecodeConfig, ModelConfig
+from xformer.config import Config, DecodeConfig, ModelConfig, end_ids
 from xformer.decode.sampling import (
     NEVER,
     filtered,
     forced,
+    is_end,
     log_probabilities,
     most_probable,
 )
@@ -100,7 +101,7 @@ class Rows:
             ids_RM=self.ids_RM.at[:, P + t].set(jnp.where(done_R, config.model.pad_id, next_R)),
             log_p_RT=self.log_p_RT.at[:, t].set(jnp.where(done_R, 0.0, log_p_R)),
             lengths_R=jnp.where(done_R, self.lengths_R, t + 1),
-            done=done_R | (next_R == config.model.eos_id) | (t + 1 >= self.prompts.most_B))
+            done=done_R | is_end(next_R, config) | (t + 1 >= self.prompts.most_B))
 
     def outputs(self):
         """(ids_RT, lengths_R, log_p_RT): what is written, and how probable each token was."""
@@ -195,24 +196,25 @@ class Group:
         B, k, V = log_p_BkV.shape
         log_p_BkV = self.log_p_Bk[..., None] + log_p_BkV
 
-        # 2k candidates: even if k of them end, k prefixes remain
+        # of these candidates k go on, even if all that may end are among them
+        count = k * (1 + len(end_ids(config)))
         choice_BkV = log_p_BkV - penalty_BV[:, None]
-        choice_BC, flat_BC = largest(choice_BkV.reshape(B, k * V), 2 * k)
+        choice_BC, flat_BC = largest(choice_BkV.reshape(B, k * V), count)
         log_p_BC = jnp.take_along_axis(log_p_BkV.reshape(B, k * V), flat_BC, axis=1)
         parent_BC, token_BC = flat_BC // V, flat_BC % V
         ids_BCM = _take(self.ids_BkM, parent_BC).at[:, :, P + t].set(token_BC)
         score_BC = log_p_BC / length_penalty(t + 1, config.decode)
 
         possible_BC = log_p_BC > NEVER / 2
-        ends_BC = (token_BC == config.model.eos_id) & possible_BC
-        completes_BC = ends_BC & (jnp.arange(2 * k) < k)[None]
+        ends_BC = is_end(token_BC, config) & possible_BC
+        completes_BC = ends_BC & (jnp.arange(count) < k)[None]
         kept_Bk = jax.lax.top_k(jnp.where(ends_BC, NEVER, choice_BC), k)[1]
 
         at_limit_B = t + 1 >= most_B
         cut_off_BC = jnp.zeros_like(ends_BC).at[jnp.arange(B)[:, None], kept_Bk].set(True)
         cut_off_BC &= at_limit_B[:, None] & possible_BC & ~ends_BC
         complete = {'ids': ids_BCM, 'score': jnp.where(completes_BC | cut_off_BC, score_BC, NEVER),
-                    'length': jnp.full((B, 2 * k), t + 1)}
+                    'length': jnp.full((B, count), t + 1)}
         finished = _where(self.done_B, self.finished, _best(self.finished, complete, k))
         log_p_Bk = jnp.take_along_axis(jnp.where(ends_BC, NEVER, log_p_BC), kept_Bk, axis=1)
         done_B = self.done_B | at_limit_B | (finished['score'] > NEVER / 2).all(-1) & ~_hopeful(

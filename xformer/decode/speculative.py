@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from xformer.config import Config
-from xformer.decode.sampling import forced, log_probabilities, most_probable
+from xformer.decode.sampling import forced, is_end, log_probabilities, most_probable
 from xformer.decode.search import Prompts, extended, with_room
 
 
@@ -71,7 +71,7 @@ class Drafted:
             log_p_IV, t + step_I, self.prompts.most_B[0])
         own_I = most_probable(log_p_IV)
         kept = (own_I[:-1] == inputs_1I[0, 1:]).cumprod().sum()
-        ends_I = own_I == config.model.eos_id
+        ends_I = is_end(own_I, config)
         written = jnp.minimum(kept + 1, self.prompts.most_B[0] - t)
         written = jnp.minimum(written, jnp.where(ends_I, step_I + 1, size + 1).min())
         log_p_I = jnp.where(step_I < written, log_p_IV.max(-1), 0.0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xformer.config import Config, DecodeConfig, ModelConfig, UserError
+from xformer.config import Config, DecodeConfig, ModelConfig, UserError, end_ids
 
 FILE = 'generation_config.json'
 _SAME = {'length_penalty': 'alpha', 'repetition_penalty': 'repetition_penalty',
@@ -80,10 +80,11 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
     As there, greedy unless the settings say otherwise. Theirs count what outputs of seq2seq and
     prompts begin with, which ours do not, but for GPT-2, whose prompts begin with nothing.
     """
-    begins, eos, told = _begins(model), *_end(given, model)
-    beams, known = given.get('num_beams', 1), {'eos_token_id': told}
+    begins, beams, known = _begins(model), given.get('num_beams', 1), {}
+    eos, *more = _ends(given, model)
     decode = {'strategy': 'beam', 'beam_size': beams, 'length_penalty': 'length', 'alpha': 1.0,
-              'early_stopping': str(given.get('early_stopping', False)).lower()}
+              'early_stopping': str(given.get('early_stopping', False)).lower(),
+              'more_ends': ','.join(map(str, more))}
     decode |= {ours: given[name] for name, ours in _SAME.items() if name in given}
     if given.get('do_sample'):
         decode |= {'strategy': 'sample', 'top_k': 50}
@@ -111,11 +112,11 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
                      if name not in NAMES or value != (known | _OFF).get(name, value)]
 
 
-def _end(given: Mapping[str, Any], model: ModelConfig) -> tuple[int, Any]:
-    """(the end token, what `given` says of it if it says no more): of several there, one here."""
+def _ends(given: Mapping[str, Any], model: ModelConfig) -> list[int]:
+    """What ends an output; the model's own end token first, if it is among them."""
     said = given.get('eos_token_id', model.eos_id)
     ends = said if isinstance(said, list) and said else [said]
-    return model.eos_id if model.eos_id in ends else ends[0], said if len(ends) == 1 else None
+    return sorted(ends, key=lambda end: end != model.eos_id)
 
 
 def _begins(model: ModelConfig) -> bool:
@@ -128,7 +129,8 @@ def write_generation(folder: Path, config: Config) -> list[str]:
     model, decode = config.model, config.decode
     begins, aside = _begins(model), _without_counterpart(decode)
     beams = decode.strategy == 'beam' and decode.beam_size > 1
-    given = {'pad_token_id': model.pad_id, 'eos_token_id': model.eos_id,
+    eos, *more = end_ids(config)
+    given = {'pad_token_id': model.pad_id, 'eos_token_id': [eos, *more] if more else eos,
              'decoder_start_token_id' if model.family == 'seq2seq' else 'bos_token_id':
              model.bos_id, 'repetition_penalty': decode.repetition_penalty,
              'no_repeat_ngram_size': decode.no_repeat_ngram,
