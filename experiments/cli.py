@@ -112,7 +112,7 @@ def _help(doc: str, values: flags.FlagValues) -> str:
     options = [name for name in values if name.startswith('config.')]
     if options:
         shown = ' (--print_config shows their values)' * ('print_config' in values)
-        lines += ['', f'Any field of the configuration{shown}:', '']
+        lines += ['', f'Fields of the configuration{shown}:', '']
         lines += [f'  --{name:<34} {values[name].help}' for name in options]
     return '\n'.join(lines)
 

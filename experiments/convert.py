@@ -39,7 +39,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
-    reading.check_output(values.output)
+    reading.check_output(values.output, folder=True)
     from xformer.interop.folder import is_checkpoint
     from xformer.interop.sentences import MODULES, transformer_folder
     imported = is_checkpoint(Path(values.model))

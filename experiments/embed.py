@@ -33,7 +33,8 @@ def define(values: flags.FlagValues) -> None:
                       'by side (default: as a sentence-transformers folder says, else mean)',
                       flag_values=values)
     flags.DEFINE_boolean('cut', False, 'cut texts that are longer than the model takes, instead '
-                         'of refusing them', flag_values=values)
+                         'of refusing them (a sentence-transformers folder cuts unless '
+                         '--nocut)', flag_values=values)
     flags.DEFINE_multi_string('query', [], 'a text whose neighbours to print; may be given several '
                               'times', flag_values=values)
     flags.DEFINE_integer('nearest', 5, 'neighbours of each --query', lower_bound=1,

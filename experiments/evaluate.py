@@ -42,8 +42,10 @@ def define(values: flags.FlagValues) -> None:
     reading.define(values)
     flags.DEFINE_enum('split', 'dev', ['dev', 'test'], 'held-out part of the data',
                       flag_values=values)
-    flags.DEFINE_string('input', None, 'a file to measure on instead, - for standard input: '
-                        'source<TAB>target, or text (*.jsonl: JSON lines)', flag_values=values)
+    flags.DEFINE_string('input', None, "a file to measure on instead, - for standard input, in the "
+                        "run's data.format (*.jsonl: JSON lines); of a Hugging Face folder "
+                        'source<TAB>target, text<TAB>label or text; SPLIT is then input-NAME',
+                        flag_values=values)
     flags.DEFINE_enum('score', None, leaves()['data.score'].metadata['choices'],
                       'metrics of outputs (default: data.score of the run; of a Hugging Face '
                       'folder bleu)', flag_values=values)
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
     from xformer.interop.folder import is_checkpoint
     theirs = is_checkpoint(Path(values.model))
     _check(config, values, theirs)
-    reading.check_output(values.output)
+    reading.check_output(values.output, folder=True)
     if values.score:
         strip = config.data.score_strip if values.score == 'errors' else ''
         config = override(config, {'data.score': values.score, 'data.score_strip': strip})
@@ -110,8 +112,6 @@ def _check(config: Config, values: flags.FlagValues, theirs: bool) -> None:
         raise reading.no_split(values)
     if values.input and values['split'].present:
         raise UserError('give either --split or --input=FILE, not both')
-    if values.output == '-':
-        raise UserError('--output is a folder here; without it results are printed, too')
     if config.data.objective == 'none':
         raise UserError(f'--model={values.model} is an encoder without a head (data.objective='
                         'none), of which nothing can be measured; experiments.embed makes vectors')

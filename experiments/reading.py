@@ -113,8 +113,11 @@ def file_of(path: str) -> str:
     return '/dev/stdin' if path == '-' else path
 
 
-def check_output(output: str | None) -> None:
-    """Raises UserError where --output exists already or has no folder to be in."""
+def check_output(output: str | None, folder: bool = False) -> None:
+    """Raises UserError where --output exists already or has no folder to be in, and where it is
+    to be a `folder` and is standard output."""
+    if folder and output == '-':
+        raise UserError('--output is a folder here, not standard output; give its name')
     if output in (None, '-'):
         return
     if Path(output).exists():

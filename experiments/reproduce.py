@@ -4,7 +4,7 @@
     python -m experiments.reproduce --result=shakespeare_char_cpu --seeds=3
     python -m experiments.reproduce --result=scan --smoke
 
-Runs what is needed with the ordinary commands, in WORKDIR; what is done already is not done again.
+Runs what is needed with the ordinary commands, in WORKDIR; training that is done is not done again.
 Writes results/NAME.json and RESULTS.md, unless a record of more seeds is there. --smoke runs the
 experiments' small forms, to see that all works, and records nothing.
 """
@@ -45,7 +45,8 @@ class Failed(Ending):
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean('list', False, 'say what there is, and stop', flag_values=values)
     flags.DEFINE_string('result', None, 'which; see --list', flag_values=values)
-    flags.DEFINE_integer('seeds', None, 'runs of each line (default: 3, of minilm 5)',
+    flags.DEFINE_integer('seeds', None, 'runs of each line (default: 3, of minilm 5; of rows of '
+                         'multi30k_table3 1)',
                          lower_bound=1, flag_values=values)
     flags.DEFINE_boolean('smoke', False, "the experiments' small forms; nothing is recorded",
                          flag_values=values)

@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=g2p_quickstart
     python -m experiments.train --config=g2p_quickstart:smoke --workdir=/tmp/smoke
-    python -m experiments.train --config=g2p_quickstart --config.optim.peak_learning_rate=1e-3
+    python -m experiments.train --config=g2p_quickstart --config.optim.peak_learning_rate=1e-3 \\
+        --workdir=runs/g2p_slow
     python -m experiments.train --config=g2p_quickstart --config.data.dataset= \\
         --config.data.train=my_pairs.tsv --workdir=runs/mine
     python -m experiments.train --config=gpt2_124m --estimate
@@ -25,7 +26,8 @@ SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('workdir', None, 'run folder (default: runs/NAME)', flag_values=values)
+    flags.DEFINE_string('workdir', None, 'run folder (default: runs/NAME, of a variant '
+                        'runs/NAME-VARIANT)', flag_values=values)
     flags.DEFINE_boolean('print_config', False, 'show the configuration and stop',
                          flag_values=values)
     flags.DEFINE_boolean('profile', False, 'write a trace of ten steps to WORKDIR/profile',

@@ -46,7 +46,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, __doc__, define, sections=())
-    reading.check_output(values.output)
+    reading.check_output(values.output, folder=True)
     config = reading.config_of(values)
     _check_choice(values, config.model)
     lines = reading.texts_of(values, config, targets=config.model.family == 'seq2seq')

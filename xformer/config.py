@@ -122,8 +122,10 @@ class DataConfig:
                              'none'))
     dataset: str = option('', 'known data set, or several joined by +; or give data.train')
     train: str = option('', 'training file; for format=parallel SOURCE,TARGET')
-    dev: str = option('', 'development file; empty holds out 3 % of train by hash')
-    test: str = option('', 'test file; empty holds out 7 % of train by hash')
+    dev: str = option('', 'development file; empty holds out 3 % of train by hash, of '
+                      'format=text the last tenth')
+    test: str = option('', 'test file; empty holds out 7 % of train by hash, of format=text '
+                       'nothing')
     format: str = option('tsv', 'of the files: source<TAB>target or text(<TAB>text)<TAB>label; two '
                          'files; JSON lines; a text a line; a sentence a line and a blank line '
                          'between documents; one text; word<TAB>tag lines; SQuAD',

@@ -5,7 +5,8 @@ bert_mini_pretrain; then finetune_r8 begins with the result.
 
     python -m experiments.train --config=domain_r8 --config.train.init_from=runs/bert_mini_pretrain
     python -m experiments.evaluate --model=runs/domain_r8
-    python -m experiments.train --config=finetune_r8 --config.train.init_from=runs/domain_r8
+    python -m experiments.train --config=finetune_r8 --config.train.init_from=runs/domain_r8 \\
+        --workdir=runs/r8_from_domain
 """
 
 from experiments.configs import bert_mini_pretrain

@@ -82,6 +82,7 @@ MISTAKES = {
     'too many': (['--input={here}/many.txt'], '65 texts'),
     'output in no folder': (['--prompt=a', '--output={here}/no/where'], 'does not exist'),
     'output exists': (['--prompt=a', '--output={here}'], 'exists'),
+    'output is a stream': (['--prompt=a', '--output=-'], '--output is a folder here'),
 }
 
 
