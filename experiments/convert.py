@@ -16,7 +16,6 @@ import functools
 import importlib.util
 import json
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -83,8 +82,9 @@ def _write_checkpoint(run, folder: Path, family: str | None, pool: str | None) -
         config = override(config, {'data.objective': 'none', 'data.lowercase_source': False})
         if config.model.pooler_activation != 'tanh':  # not BERT's pooler: a layer of the head
             config = override(config, {'model.pooler': False, 'model.pooler_activation': 'tanh'})
-        kept = 'encoder/' if config.model.pooler else r'encoder/(?!pooler/)'
-        arrays = {path: array for path, array in arrays.items() if re.match(kept, path)}
+        dropped = () if config.model.pooler else ('encoder/pooler/',)
+        arrays = {path: array for path, array in arrays.items()
+                  if path.startswith('encoder/') and not path.startswith(dropped)}
     labels = run.tokenizers.labels if config.data.objective in CHOOSING else ()
     name, unsaid = write_checkpoint(folder, config, arrays, family, labels)
     model_type = json.loads((folder / CONFIG).read_text())['model_type']

@@ -32,9 +32,7 @@ def define(values: flags.FlagValues) -> None:
                       "tokens, an encoder's first token, or the mean of the last four layers side "
                       'by side (default: as a sentence-transformers folder says, else mean)',
                       flag_values=values)
-    flags.DEFINE_boolean('cut', False, 'cut texts that are longer than the model takes, instead '
-                         'of refusing them (a sentence-transformers folder cuts unless '
-                         '--nocut)', flag_values=values)
+    reading.define_cut(values)
     flags.DEFINE_multi_string('query', [], 'a text whose neighbours to print; may be given several '
                               'times', flag_values=values)
     flags.DEFINE_integer('nearest', 5, 'neighbours of each --query', lower_bound=1,
@@ -54,12 +52,12 @@ def main(argv: list[str]) -> None:
     published = read_sentences(Path(values.model))
     pool = values.pool or (published.pool if published else 'mean')
     _check_pool(pool, config.model)
-    cut = values.cut if values['cut'].present else bool(published)
+    labels, texts = _texts(values, config)
+    cut = config.data.too_long == 'cut' or bool(published) and values.cut is None
     config = override(config, {
         'data.too_long': 'cut' if cut else 'error',
         'data.lowercase_source': config.data.lowercase_source or bool(
             published and published.lowercase)})
-    labels, texts = _texts(values, config)
 
     run, compilations = reading.open_model(values, config)
     from xformer.evaluate.embeddings import Embedder, unit
@@ -132,7 +130,7 @@ def _texts(values: flags.FlagValues, config: Config) -> tuple[list[str] | None, 
         if config.data.objective != 'classify':
             raise UserError(f'--labels with --split is for a model of data.objective=classify, '
                             f'not {config.data.objective}')
-        labelled = [(label, '\t'.join(filter(None, texts)))
+        labelled = [(label, '\t'.join(reading.columns_of(texts)))
                     for *texts, label in reading.split_of(values, config)]
     else:
         lines = reading.lines_of(values.input)

@@ -40,11 +40,13 @@ from xformer.files import write_atomically
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
+    reading.define_cut(values)
     flags.DEFINE_enum('split', 'dev', ['dev', 'test'], 'held-out part of the data',
                       flag_values=values)
     flags.DEFINE_string('input', None, "a file to measure on instead, - for standard input, in the "
-                        "run's data.format (*.jsonl: JSON lines); of a Hugging Face folder "
-                        'source<TAB>target, text<TAB>label or text; SPLIT is then input-NAME',
+                        "run's data.format, unless it is named *.jsonl, *.tsv or *.conll; of a "
+                        'Hugging Face folder source<TAB>target, text<TAB>label or text; SPLIT is '
+                        'then input-NAME',
                         flag_values=values)
     flags.DEFINE_enum('score', None, leaves()['data.score'].metadata['choices'],
                       'metrics of outputs (default: data.score of the run; of a Hugging Face '
@@ -119,7 +121,8 @@ def _check(config: Config, values: flags.FlagValues, theirs: bool) -> None:
     only_outputs = ['show', 'score', *(flag for flag in values
                                        if flag.startswith('config.decode.'))]
     for flag in [*(['batches'] if writes or is_labelled(config) else []),
-                 *([] if writes else only_outputs)]:
+                 *([] if writes else only_outputs),
+                 *([] if writes or is_labelled(config) else ['cut'])]:
         if values[flag].present:
             raise UserError(f'--{flag} has no effect on a model of model.family='
                             f'{config.model.family} and data.objective={config.data.objective}')
@@ -131,7 +134,8 @@ def examples_of_file(path: str, config: Config) -> list:
     from xformer.data.sources import read_examples
     data = config.data
     # a named data set says nothing of the format of other files, nor does a Hugging Face folder
-    form = 'jsonl' if '.jsonl' in Path(path).name else \
+    ending = Path(path.removesuffix('.gz')).suffix.removeprefix('.')
+    form = ending if ending in FORMATS[data.objective] else \
         data.format if data.train else FORMATS[data.objective][0]
     # with dev and test files of its own, nothing is held out of the training file
     data = dataclasses.replace(data, dataset='', format=form, train=path, dev=path, test=path,
@@ -169,12 +173,16 @@ def _outputs(run, pairs: list, name: str, values, compilations) -> Measured:
 
 def _labels(run, examples: list, name: str, values, compilations) -> Measured:
     """What the head says of every example, scored; it is written."""
+    from xformer.data.layouts import labels_in
     from xformer.data.sources import Labelled
     from xformer.evaluate.labels import guess, score_labels
+    from xformer.interop.folder import is_checkpoint
     config = run.config
-    examples = [Labelled(*example) for example in examples]
+    examples, tokenizers = [Labelled(*example) for example in examples], run.tokenizers
+    if config.data.objective == 'answer' and is_checkpoint(run.folder):  # it does not say itself
+        tokenizers = dataclasses.replace(tokenizers, labels=labels_in(examples, 'answer'))
     with counting(f'labelling {name}', len(examples)) as progress:
-        guesses = guess(examples, config, run.model, run.params, run.tokenizers, compilations,
+        guesses = guess(examples, config, run.model, run.params, tokenizers, compilations,
                         progress, say)
     metrics, floors = score_labels(config.data.objective, examples, guesses)
     return Measured({'metrics': metrics, 'floors': floors, 'examples': len(examples),
@@ -190,12 +198,14 @@ def _objective(run, examples: list, name: str, values, compilations) -> Measured
 
     from xformer.data.sources import kind_of
     from xformer.data.store import build_store
+    from xformer.evaluate.inputs import check_store
     from xformer.train.held_out import measure
     config, data = run.config, run.config.data
     with tempfile.TemporaryDirectory() as folder, counting(f'measuring {name}') as progress:
         store = build_store(
             Path(folder, name), examples, run.tokenizers, kind=kind_of(data), split=name,
             max_length=config.model.max_length, too_long=data.too_long)
+        check_store(store, config, run.tokenizers)
         metrics, floors, labels = measure(
             config, run.model, run.params, store, run.tokenizers,
             run.manifest['data_fingerprint'], compilations, values.batches, progress)

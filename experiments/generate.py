@@ -38,6 +38,7 @@ SAME_IN_CONFIG = ('max_length', 'max_new_tokens', 'min_length', 'seed')
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
+    reading.define_cut(values)
     reading.define_texts(values, 'a source text or prompt')
     reading.define_output(values)
     flags.DEFINE_string('task', None, 'settings of decoding that fit, unless given: ' + '; '.join(
@@ -180,7 +181,7 @@ def _checks(values, config: Config):
            '--draft_tokens has no effect without --draft')
     for name in values:
         yield (not (values.score and values[name].present) or name in (
-            'model', 'checkpoint', 'prompt', 'input', 'split', 'output', 'json', 'score'),
+            'model', 'checkpoint', 'cut', 'prompt', 'input', 'split', 'output', 'json', 'score'),
             f'--{name} has no effect with --score')
 
 
@@ -278,7 +279,7 @@ def _draft_config(values, config: Config) -> Config:
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(f'--draft={values.draft} has another tokenizer than --model={values.model};'
                         ' give a model trained with the same')
-    if draft.model.max_length < config.model.max_length:
+    if draft.model.positions == 'learned' and draft.model.max_length < config.model.max_length:
         raise UserError(f'--draft={values.draft} takes model.max_length={draft.model.max_length} '
                         f'tokens, fewer than the {config.model.max_length} of the model; give one '
                         'that takes as many')
@@ -287,8 +288,11 @@ def _draft_config(values, config: Config) -> Config:
 
 def _outputs(texts: list[str], examples: list, values, config: Config, prefix: str) -> str:
     writer = _Writer(examples, values, config, prefix)
+    found = writer.write(texts)
     lines = ''.join(_line(source, outputs, values.json) + '\n'
-                    for source, outputs in zip(texts, writer.write(texts)))
+                    for source, outputs in zip(texts, found))
+    if lines.count('\n') > len(texts) > 1:
+        say('some outputs have several lines; --json keeps each on one')
     if values.draft:
         say(_kept(writer.generator))
     return lines

@@ -258,7 +258,8 @@ RESULTS: dict[str, Result] = {
 
 def status(line: Line, values: Sequence[float], protocol: str,
            base: tuple[float, Sequence[float]] | None = None) -> str:
-    """reproduced, close (within two standard deviations or 2 %), missed, or not comparable.
+    """reproduced, close (within two standard deviations or 2 %, of a percentage 2 % of what it or
+    its complement is, if that is less), missed, or not comparable.
 
     With `base`, the published figure and our values of the line that it is `against`: whether ours
     moved as the published one did, and by more than seeds explain (Welch's t, 95 %, one row by

@@ -24,6 +24,7 @@ from xformer.console import counting, say
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
+    reading.define_cut(values)
     reading.define_texts(values, 'a text, or two parted by a tab')
     flags.DEFINE_alias('text', 'prompt', flag_values=values)
     reading.define_output(values)

@@ -17,9 +17,15 @@ def define(values: flags.FlagValues) -> None:
                         'average-best:K', flag_values=values)
 
 
+def define_cut(values: flags.FlagValues) -> None:
+    flags.DEFINE_boolean('cut', None, 'cut texts that are longer than the model takes, instead of '
+                         'refusing them (default: as the run was trained; a '
+                         'sentence-transformers folder cuts)', flag_values=values)
+
+
 def config_of(values: flags.FlagValues) -> Config:
-    """The model's configuration, with the --config.decode.* that were given. Of the two limits of
-    an output, one that is given takes the place of the model's other one."""
+    """The model's configuration, with --cut and the --config.decode.* that were given. Of the two
+    limits of an output, one that is given takes the place of the model's other one."""
     from xformer.interop.folder import config_in
     config = config_in(Path(values.model))
     limits = {'decode.max_length', 'decode.max_new_tokens'}
@@ -27,6 +33,8 @@ def config_of(values: flags.FlagValues) -> Config:
                  and values[f'config.{name}'].value is not None}:
         config = override(config, dict.fromkeys(limits - given, 0))
     config = cli.changed(config, values)
+    if 'cut' in values and values.cut is not None:
+        config = override(config, {'data.too_long': 'cut' if values.cut else 'error'})
     sample = config.decode.strategy == 'sample'
     for name, idle in (('beam_size', sample),
                        ('early_stopping', sample or config.decode.beam_size == 1)):
@@ -78,8 +86,13 @@ def texts_of(values: flags.FlagValues, config: Config, targets: bool = False) ->
 def texts_of_split(values: flags.FlagValues, config: Config, targets: bool = False) -> list[str]:
     """Each once, in order: of pairs the sources or, with `targets`, source<TAB>target."""
     columns = 2 if targets or config.data.objective != 'pairs' else 1
-    return list(dict.fromkeys('\t'.join(filter(None, each[:columns]))
+    return list(dict.fromkeys('\t'.join(columns_of(each[:columns]))
                               for each in split_of(values, config)))
+
+
+def columns_of(texts: list[str]) -> list[str]:
+    """The texts that are there, for a line that parts them by tabs: those inside are spaces."""
+    return [text.replace('\t', ' ') for text in texts if text]
 
 
 def split_of(values: flags.FlagValues, config: Config) -> list:
@@ -94,7 +107,11 @@ def split_of(values: flags.FlagValues, config: Config) -> list:
     examples = held_out(folder, values.split)
     if config.data.objective == 'pairs' or is_labelled(config):
         return fitting(examples, config, load_tokenizers(folder))
-    return [[text] for document in examples for text in document]
+    if len(examples) == 1:
+        raise UserError(f'the {values.split} split is one whole text; give --input=FILE with one '
+                        'a line')
+    return [[text.removesuffix('\n')] for document in examples for text in document
+            if text.strip()]
 
 
 def no_split(values: flags.FlagValues) -> UserError:

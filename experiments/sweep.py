@@ -128,9 +128,9 @@ def _plan(config: Config, text: str, values: flags.FlagValues):
     for name in (name for dimension in space for name in dimension.names):
         if values[f'config.{name}'].present:
             raise UserError(f'--config.{name} has no effect: --space varies {name}; leave one out')
-    if values.pruner == 'hyperband' and config.train.eval_every > config.train.steps:
-        raise UserError(f'--pruner=hyperband has no effect: the first of train.eval_every='
-                        f'{config.train.eval_every} steps is beyond train.steps='
+    if values.pruner == 'hyperband' and config.train.eval_every >= config.train.steps:
+        raise UserError(f'--pruner=hyperband has no effect: with train.eval_every='
+                        f'{config.train.eval_every} nothing is measured before train.steps='
                         f'{config.train.steps}; measure more often')
     metric = values.metric or config.train.best_by
     if not metric.startswith('dev/') or metric.rpartition(':')[2] not in ('min', 'max'):

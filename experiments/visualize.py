@@ -36,6 +36,7 @@ OF_SPLIT = 8
 
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
+    reading.define_cut(values)
     reading.define_texts(values)
     flags.DEFINE_string('output', None, f'folder to make ({cli.REQUIRED})', flag_values=values)
     flags.DEFINE_integer('layer', None, 'layer of the pictures; the last unless given',
@@ -102,11 +103,11 @@ def _target_ids(sources: list[list[int]], targets: list[str], run, compilations)
     written = iter(generator(missing))
     template = template_of(run.config, run.tokenizers)
     tokenizer = run.tokenizers.target
-    found = [template.row([tokenizer.encode(target)]) if target else next(written)[0].ids
-             for target in targets]
-    for number, ids in enumerate(found, start=1):
+    given = {number: template.row([tokenizer.encode(target)])
+             for number, target in enumerate(targets, start=1) if target}
+    for number, ids in given.items():
         check_known(ids, number, run.config, tokenizer)
-    return found
+    return [given.get(number) or next(written)[0].ids for number in range(1, len(targets) + 1)]
 
 
 def _write(folder: Path, looks: list, run, layer: int | None, head: int | None) -> None:

@@ -330,7 +330,7 @@ def _decode_checks(decode: DecodeConfig, model: ModelConfig):
 # of a model, what need not be as it was when training begins with another's parameters
 _FREE = {f'model.{name}' for name in (
     'dropout', 'attention_dropout', 'activation_dropout', 'attention', 'layers', 'remat', 'dtype',
-    'num_labels', 'pooler')}
+    'num_labels', 'pooler', 'eos_id')}
 _LAYERS = {'model.num_encoder_layers', 'model.num_decoder_layers'}
 _TOKENIZER = {f'data.{name}' for name in (
     'tokenizer', 'target_tokenizer', 'tokenizer_file', 'vocab_size', 'lowercase_source')}

@@ -4,6 +4,7 @@ import html
 import json
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,10 +141,11 @@ def _results(results: list[dict]) -> str:
 
 
 def _samples(run_folder: Path, results: list[dict], kind: str, header: tuple[str, ...],
-             show: Callable[[dict], tuple]) -> str:
+             show: Callable[[dict, dict], tuple]) -> str:
     """A table of rows from each split's file of this kind, the wrong ones tinted.
 
-    show(row) -> (a cell for each name in the header, and whether it is right; None of a number)
+    show(row, scoring) -> (a cell for each name in the header, and whether it is right; None of a
+    number), scoring being what the split's result says of it
     """
     noun, parts = ('outputs' if kind == 'predictions' else 'examples'), []
     for result in results:
@@ -151,7 +153,7 @@ def _samples(run_folder: Path, results: list[dict], kind: str, header: tuple[str
         if not rows:
             continue
         evenly = np.linspace(0, len(rows) - 1, min(NUM_SAMPLES, len(rows))).round().astype(int)
-        sample = [show(rows[i]) for i in evenly]
+        sample = [show(rows[i], result.get('scoring', {})) for i in evenly]
         rights = [right for *_, right in sample]
         counted = '' if None in rights else f'; {rights.count(False)} of them wrong'
         parts += [f'<h3>{html.escape(result["split"])}</h3>\n', paragraph(
@@ -163,13 +165,16 @@ def _samples(run_folder: Path, results: list[dict], kind: str, header: tuple[str
     return ''.join(parts) or paragraph(f'There are no {kind} yet.')
 
 
-def _prediction(row: dict, data: DataConfig) -> tuple[str, str, str, str, bool | None]:
+def _prediction(row: dict, scoring: dict, data: DataConfig
+                ) -> tuple[str, str, str, str, bool | None]:
     """(source, prediction, references, score, whether it is right if it can be)"""
+    data = replace(data, score=scoring.get('score', data.score),
+                   score_strip=scoring.get('strip', data.score_strip))
     return (row['source'], row['prediction'], ' | '.join(row['references']),
             f'{row["score"]:.3f}', is_right(row['prediction'], row['references'], data))
 
 
-def _guess(row: dict, kind: str) -> tuple[str, str, str, bool | None]:
+def _guess(row: dict, _: dict, kind: str) -> tuple[str, str, str, bool | None]:
     """(text or texts, what is right, what was guessed, whether it is; None of a number)"""
     text = ' ⇥ '.join(filter(None, (row['first'], row['second'])))
     if kind == 'regress':

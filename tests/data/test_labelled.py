@@ -13,7 +13,7 @@ from xformer.config import Config, DataConfig, UserError, override
 from xformer.data.layouts import LAYOUTS, Encoded, cut_longer
 from xformer.data.objectives import make_objective
 from xformer.data.pipeline import prepare
-from xformer.data.sources import Labelled, labelled, read_examples
+from xformer.data.sources import Labelled, labelled, read_examples, split_of
 from xformer.data.store import Column, TokenStore
 from xformer.data.tokenizers import Special, train_tokenizers
 
@@ -212,14 +212,20 @@ GOOD = {
     'labels.jsonl': (labelled.read_json_labels, '{"text": "a", "label": 0}\n'
                      '{"first": "a", "second": "b", "label": "x"}\n',
                      [('a', '', '0'), ('a', 'b', 'x')]),
-    'tags.conll': (labelled.read_conll, '-DOCSTART- O\n\nBonn\tNNP\tB-x\n.\t.\tO\n\n\nno O\n',
-                   [('Bonn .', '', 'B-x O'), ('no', '', 'O')]),
+    'tags.conll': (labelled.read_conll, '-DOCSTART- O\n\nBonn\tNNP\tB-x\n.\t.\tO\n\n\n# CD O\n',
+                   [('Bonn .', '', 'B-x O'), ('#', '', 'O')]),
+    'tags.conllu': (labelled.read_conll, '# newdoc id = 1\n# text = Bonn .\n1\tBonn\tX\n\n'
+                    '#begin document (a); part 000\n2\t.\tO\n#end document\n',
+                    [('1', '', 'X'), ('2', '', 'O')]),
     'tags.jsonl': (labelled.read_json_tags, '{"words": ["a", "b"], "tags": ["O", "X"]}\n',
                    [('a b', '', 'O X')]),
     'answers.jsonl': (labelled.read_json_answers,
                       '{"question": "q?", "context": "a b a", "answers": [{"text": "a", '
-                      '"start": 4}]}\n{"question": "r", "context": "c", "answers": []}\n',
-                      [('q?', 'a b a', [['a', 4]]), ('r', 'c', [])]),
+                      '"start": 4}]}\n{"question": "r", "context": "c", "answers": []}\n'
+                      '{"question": "s", "context": "c d", "answers": {"text": ["d", "c"], '
+                      '"answer_start": [2, 0]}}\n',
+                      [('q?', 'a b a', [['a', 4]]), ('r', 'c', []),
+                       ('s', 'c d', [['d', 2], ['c', 0]])]),
     'squad.json': (labelled.read_squad, json.dumps({'data': [{'paragraphs': [{
         'context': 'x y', 'qas': [{'question': 'q', 'answers': [{'text': 'y', 'answer_start': 2}]},
                                   {'question': 'r', 'answers': [], 'is_impossible': True}]}]}]}),
@@ -240,7 +246,12 @@ BAD = [
     (labelled.read_squad, '{"data": [{"paragraphs": [{"context": "c", "qas": ["q"]}]}]}',
      'is not SQuAD JSON'),
     (labelled.read_json_answers, '{"question": "q", "context": "c", "answers": [{"text": "c", '
-     '"start": 1e999}]}\n', ':1 has an answer that is not in its context'),
+     '"start": 1e999}]}\n', ':1 must have "answers"'),
+    (labelled.read_json_answers, '{"question": "q", "context": "c"}\n', ':1 must have "answers"'),
+    (labelled.read_squad, '{"data":' + '[' * 100_000, 'is not SQuAD JSON'),
+    (labelled.read_conll, 'a\tNN\tO\nb\tO\n', ':2 has 2 columns, the lines before it 3'),
+    (labelled.read_conll, 'a\tO\rb\tO\r', 'ends its lines with CR alone'),
+    (labelled.read_tsv_labels, 'sentence\tlabel\ngood\t1\n', ':1 looks like a line of headings'),
     (labelled.read_conll, '\n\n', 'is empty'),
     (labelled.read_json_tags, '{"words": ["a b"], "tags": ["O"]}\n', 'no spaces inside'),
     (labelled.read_json_tags, '{"words": ["a"], "tags": []}\n', 'as many tags as words'),
@@ -263,6 +274,18 @@ def test_faults_of_files_are_one_sentence(read, text, sentence, tmp_path):
     (tmp_path / 'bad').write_text(text)
     with pytest.raises(UserError, match=sentence):
         list(read(tmp_path / 'bad'))
+
+
+def test_labels_are_those_of_the_whole_file_where_parts_of_it_are_held_out(tmp_path, monkeypatch):
+    monkeypatch.setenv('XFORMER_CACHE', str(tmp_path / 'cache'))
+    rows = [(f'w{i} x', split_of(f'w{i} x')) for i in range(200)]
+    (tmp_path / 'rows.tsv').write_text(''.join(f'{text}\t{label}\n' for text, label in rows))
+    data = {'data.objective': 'classify', 'data.train': str(tmp_path / 'rows.tsv'),
+            'model.family': 'encoder'}
+    assert prepare(override(Config(), data)).tokenizers.labels == ('dev', 'test', 'train')
+    (tmp_path / 'test.tsv').write_text('a\tnew\n')
+    with pytest.raises(UserError, match="the label 'new' is not one of the training data"):
+        prepare(override(Config(), data | {'data.test': str(tmp_path / 'test.tsv')}))
 
 
 @pytest.mark.parametrize('name, kind, sizes, counted', [

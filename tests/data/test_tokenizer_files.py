@@ -182,15 +182,18 @@ def test_dropout_of_merges_is_switched_off(tmp_path):
 
 def test_case_is_kept_where_the_vocabulary_has_it(tmp_path):
     path = tmp_path / 'vocab.txt'
-    pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', 'caf', '##e', '##é']
+    pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', 'caf', '##e', '##x']
     path.write_text('\n'.join(pieces) + '\n', encoding='utf-8')
     assert read('wordpiece', path).source.encode('CAFÉ') == [4, 5]
     path.write_text('\n'.join([*pieces, 'CAF', '##É']) + '\n', encoding='utf-8')
     assert read('wordpiece', path).source.encode('CAFÉ') == [7, 8]
-    assert read('wordpiece', path).source.encode('cafÉ café') == [4, 8, 4, 6]
+    assert read('wordpiece', path).source.encode('cafÉ CAFx') == [4, 8, 7, 6]
     path.write_text('\n'.join([*pieces, '<S>']) + '\n', encoding='utf-8-sig')
     assert read('wordpiece', path).source.encode('CAFÉ') == [4, 5]
     assert read('wordpiece', path).vocab_size == len(pieces) + 1
+    path.write_text('\r\n'.join([*pieces[:-1], '##\u2028', '##é']) + '\r\n\r\n', newline='')
+    tokenizer = read('wordpiece', path).source
+    assert tokenizer.encode('CAFÉ CAFE') == [4, 7, 4, 5] and tokenizer.vocab_size == len(pieces) + 1
 
 
 @pytest.mark.parametrize('kind', ['wordpiece', 'byte_bpe', 'bpe', 'unigram'])

@@ -263,6 +263,9 @@ def test_pieces_of_a_long_corpus_are_learnt_from_the_same_sample_of_it(monkeypat
         f'the pieces are learnt from a sample: texts of {size:,} characters\n')
     assert sorted(pieces.sampled(texts[::-1])) == sorted(sample)
     assert list(pieces.sampled(['y' * 10_000])) == ['y' * 10_000]
+    often = ['the same line'] * 2000 + texts
+    for texts in often, ['z' * 8000, 'y' * 8000], ['z' * 8000, 'x' * 8000]:
+        assert sum(map(len, pieces.sampled(texts))) > 7000  # whatever their hashes are
 
 
 @pytest.mark.parametrize('kind', ['char', 'bytes', 'byte_bpe', 'bpe', 'unigram'])

@@ -110,6 +110,16 @@ def test_rouge_by_hand():
     assert found == pytest.approx({'rouge1': 100.0, 'rouge2': 50.0, 'rougeL': 100 * 2 / 3})
 
 
+def test_rouge_of_other_scripts_counts_their_words():
+    right = 'Премьер-министр прибыл в Берлин 5 мая'
+    found = score('rouge', [right, 'абв 5'], [[right], [right]], DATA)
+    assert found['rouge1'] == pytest.approx(100 * (1 + 2 * 1 / 9) / 2)
+    assert found['rouge_words'] == 'of any script, not stemmed'
+    assert score('rouge', ['東京 に'], [['東京へ']], DATA)['rouge1'] == pytest.approx(100 * 4 / 6)
+    assert score('rouge', ['हिन्दी भाषा'], [['हिन्दी']], DATA)['rouge1'] == pytest.approx(200 / 3)
+    assert 'rouge_words' not in score('rouge', ['für'], [['für alle']], DATA)
+
+
 def test_exact_match_by_hand():
     assert score('exact', ['a b', 'c', 'd'], [['a b'], ['x', 'c'], ['D']], DATA) == {
         'exact_match': pytest.approx(2 / 3)}

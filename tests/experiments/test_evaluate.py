@@ -183,6 +183,13 @@ def test_more_batches_than_there_are_are_refused(language_model, run):
     ('classify', 'sentences', 'AB\tC\tYes\n', [('ab', 'c', 'Yes')]),
     ('tag', 'sentences', 'AB O\nC X\n', [('ab c', '', 'O X')]),
     ('regress', '', '{"text": "AB", "label": 1.5}\n', [('ab', '', '1.5')])])
+def test_the_ending_of_a_file_says_its_format(tmp_path):
+    (tmp_path / 'more.tsv').write_text('a\tb\n')
+    for form in 'jsonl', 'parallel', 'lines', 'tsv':
+        data = DataConfig(train='x,y', format=form)
+        assert examples_of_file(str(tmp_path / 'more.tsv'), Config(data=data)) == [('a', 'b')]
+
+
 def test_a_file_is_read_as_the_training_data_were(objective, named, text, expected, tmp_path):
     data = DataConfig(objective=objective, dataset=named, lowercase_source=True, per_label=1)
     path = tmp_path / ('input' if named else 'input.jsonl.gz')

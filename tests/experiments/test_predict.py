@@ -113,6 +113,11 @@ def test_prompts_and_a_file_are_the_same_and_the_mask_is_filled(labels, untraine
         assert row['scores'].keys() == {'yes', 'no'} and sum(row['scores'].values()) == \
             pytest.approx(1, abs=1e-5) and row['label'] == max(row['scores'], key=row['scores'].get)
 
+    predict.main(['predict', f'--model={untrained("classifier")}', '--cut',
+                  '--prompt=' + 'ab' * 30])
+    captured = capsys.readouterr()
+    assert 'cut there: 1' in captured.err and json.loads(captured.out)['label'] in ('yes', 'no')
+
     predict.main(['predict', f'--model={run}', '--split=test'])
     asked = [json.loads(line)['text'] for line in capsys.readouterr().out.splitlines()]
     assert asked == [json.loads(line)[0] for line in (run / 'data/test.jsonl').read_text()

@@ -245,6 +245,13 @@ def test_the_output_of_t5_is_tied_or_not_as_the_tensors_are(tmp_path):
         assert np.array_equal(params(folder)['embedding'], table)
 
 
+def test_what_is_null_in_t5s_settings_is_as_if_it_were_not_there(tmp_path):
+    config, tensors, _, _ = read('t5')
+    folder = make_folder(tmp_path, config | dict.fromkeys(
+        ['num_decoder_layers', 'n_positions', 'tie_word_embeddings']), tensors)
+    assert config_in(folder).model.num_decoder_layers == config['num_layers']
+
+
 def test_relative_positions_have_no_last_one(tmp_path):
     config, tensors, _, _ = read('t5')
     for given in ({'n_positions': 512}, {}):

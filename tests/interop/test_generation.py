@@ -166,7 +166,7 @@ def test_a_file_that_is_damaged(text, tmp_path):
 
 @pytest.mark.parametrize('model', [
     {'model.family': 'decoder', 'model.positions': 'learned'},
-    {'model.family': 'decoder', 'model.positions': 'rotary'}, {}])
+    {'model.family': 'decoder', 'model.positions': 'rotary'}, {}, {'model.positions': 'relative'}])
 @pytest.mark.parametrize('settings', WRITTEN)
 def test_settings_are_read_as_they_were_written(settings, model, tmp_path):
     config = override(Config(), model | WRITTEN[settings] | {

@@ -14,6 +14,7 @@ from xformer.config import DataConfig, UserError
 from xformer.data.tokenizers import (
     MarianTokenizer,
     Template,
+    encode_following,
     load_tokenizers,
     train_tokenizers,
 )
@@ -398,5 +399,10 @@ def test_llama_puts_spaces_where_transformers_does(kind, options, tmp_path):
     oracle, texts = theirs(tmp_path), [*ODD, *NAMES]
     assert tokenizers.source.encode_batch(texts) == oracle(
         texts, add_special_tokens=False)['input_ids']
+    lines = [text for text in ODD if text.strip() and not text.startswith(' ')]
+    inside = encode_following(tokenizers.source, lines)
+    before = tokenizers.source.encode('x\n')
+    assert [before + ids for ids in inside] == [
+        tokenizers.source.encode(f'x\n{line}') for line in lines]
     if 'add_eos_token' in options and kind == 'llama':
         assert tokenizers.template == Template((1,), (2, 1), (2,))

@@ -178,7 +178,17 @@ def test_what_a_full_disk_left_of_a_line_is_cut_off(worker, tmp_path):
     assert values == [1.0, 2.0]
 
 
-@pytest.mark.parametrize('reason, tries', [('relation "studies" already exists', 3), ('away', 1)])
+def test_what_was_waiting_when_a_worker_came_is_tried_once(worker):
+    one = worker(trials=2)
+    assert one.end(one.claim(), TrialState.COMPLETE, 1.0)
+    another = worker(trials=2)
+    assert another.end(another.claim(), TrialState.FAIL, reason='of its own')
+    assert another.claim() is None and another.finished()
+
+
+@pytest.mark.parametrize('reason, tries', [
+    ('relation "studies" already exists', 3), ('UNIQUE constraint failed: version', 3),
+    ("Duplicate entry '1' for key", 3), ('away', 1)])
 def test_tables_that_another_worker_makes_at_the_same_time(reason, tries, tmp_path, monkeypatch):
     made, real = [], storage.RDBStorage
 

@@ -231,6 +231,13 @@ def layout_of(config: Config) -> str:
     return 'joined pairs' if kind == 'pairs' and config.model.family == 'decoder' else kind
 
 
+def highest_id(store, config: Config) -> int:
+    """Of the tokens in a store; -1 if it has none."""
+    plain = LAYOUTS[layout_of(config)].dtypes
+    return max((int(column.ids.max()) for name, column in store.columns.items()
+                if name not in plain and len(column.ids)), default=-1)
+
+
 NO_ANSWER = 'no answer'
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import queue
 import shutil
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from xformer.config import Config, DataConfig, UserError
+from xformer.config import CHOOSING, Config, DataConfig, UserError
 from xformer.console import counting
 from xformer.data.layouts import labels_in, layout_of, scale
 from xformer.data.sources import digests, kind_of, read_examples, splits_of
@@ -138,7 +139,11 @@ def _train(folder: Path, data: DataConfig, given: Tokenizers | None, say: Say) -
             'training the tokenizers')
     with unfinished(folder) as path:
         tokenizers = given or train_tokenizers(data, _texts(data))
-        labels = labels_in(read_examples(data, 'train'), kind_of(data))
+        kind = kind_of(data)
+        held = [split for split in splits_of(data) if split != 'train' and data.train
+                and not getattr(data, split)] if kind in CHOOSING else []
+        labels = labels_in(itertools.chain.from_iterable(  # of all that the one file has
+            read_examples(data, split) for split in ('train', *held)), kind)
         replace(tokenizers, labels=labels).save(path)
     tokenizers = load_tokenizers(folder)
     about = ''

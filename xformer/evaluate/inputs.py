@@ -6,8 +6,17 @@ import numpy as np
 
 from xformer.config import CHOOSING, Config, ModelConfig, UserError
 from xformer.console import say
-from xformer.data.layouts import LAYOUTS, Row, label_id, labels_in, layout_of, shortened
+from xformer.data.layouts import (
+    LAYOUTS,
+    Row,
+    highest_id,
+    label_id,
+    labels_in,
+    layout_of,
+    shortened,
+)
 from xformer.data.sources import Labelled, prepare_source
+from xformer.data.store import TokenStore
 from xformer.data.tokenizers import (
     PublishedTokenizer,
     Template,
@@ -71,6 +80,14 @@ def check_known(ids: Sequence[int], number: int, config: Config, tokenizer) -> N
         [token] = tokenizer.tokens([highest])
         raise UserError(f'input {number} has {token!r}, of which the model has no embedding; '
                         'leave it out')
+
+
+def check_store(store: TokenStore, config: Config, tokenizers: Tokenizers) -> None:
+    """Raises UserError for a token of which the model has no embedding."""
+    highest = highest_id(store, config)
+    if 0 < config.model.vocab_size <= highest:
+        [token] = tokenizers.source.tokens([highest])
+        raise UserError(f'a text has {token!r}, of which the model has no embedding; leave it out')
 
 
 def _ids(text: str, config: Config, tokenizers: Tokenizers) -> list[int]:

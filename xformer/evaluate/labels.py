@@ -27,6 +27,7 @@ from xformer.data.plan import random_numbers, sequential_batches
 from xformer.data.sources import Labelled
 from xformer.data.store import TokenStore, build_store
 from xformer.data.tokenizers import Tokenizers
+from xformer.evaluate.inputs import check_store
 from xformer.models.heads import answer_logits
 
 LONGEST_ANSWER = 30  # tokens (Devlin et al.'s code for SQuAD)
@@ -47,6 +48,7 @@ def guess(examples: Sequence[Labelled], config: Config, model: nn.Module, params
                                     for example in examples],
             tokenizers, kind=kind, split='the input', max_length=config.model.max_length,
             too_long='cut' if config.data.too_long == 'cut' else 'error')
+        check_store(store, config, tokenizers)
         if cut := store.manifest['cut']:
             say(f'texts beyond model.max_length={config.model.max_length}, cut there: {cut:,}')
         objective = make_objective(config, store, tokenizers)
@@ -111,9 +113,20 @@ def _read(kind: str, output: np.ndarray, word_S: np.ndarray | None, words: list[
 
 
 def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, first word, word after the last) of the entities that BIO or BIOES tags mark."""
+    """(type, first word, word after the last) of the entities that tags mark, see `marked`."""
     from seqeval.metrics.sequence_labeling import get_entities
-    return [(kind, start, stop + 1) for kind, start, stop in get_entities(list(tags))]
+    return [(kind, start, stop + 1) for kind, start, stop in get_entities(marked(tags))]
+
+
+def marked(tags: Sequence[str]) -> list[str]:
+    """Tags of BIO, BIOES and BILOU as BIOES; a bare one, as of a part of speech, stands for its
+    words in a row, as I- does."""
+    def of(tag: str) -> str:
+        if tag == OUTSIDE or re.fullmatch(r'[BIES](-.+)?', tag):
+            return tag
+        biluo = re.fullmatch('([LU])(-.+)', tag)
+        return {'L': 'E', 'U': 'S'}[biluo[1]] + biluo[2] if biluo else f'I-{tag}'
+    return list(map(of, tags))
 
 
 def _answers(examples: Sequence[Labelled], objective: Answers, outputs: list,
@@ -211,7 +224,8 @@ def _number_metrics(targets_N: np.ndarray, numbers_N: np.ndarray) -> tuple[dict,
 def _tag_metrics(tags: list[list[str]], guessed: list[list[str]]) -> dict[str, float]:
     from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
     each = {'precision': precision_score, 'recall': recall_score, 'f1': f1_score}
-    return {**{name: float(score(tags, guessed, zero_division=0)) for name, score in each.items()},
+    both = list(map(marked, tags)), list(map(marked, guessed))
+    return {**{name: float(score(*both, zero_division=0)) for name, score in each.items()},
             'accuracy': float(accuracy_score(tags, guessed))}
 
 

@@ -6,6 +6,7 @@ BLEU, chrF and ROUGE on their usual 0 to 100.
 
 import html
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from xformer.config import DataConfig, UserError
@@ -109,9 +110,24 @@ def detokenised(text: str) -> str:
     return re.sub(r" '(s|t|re|ve|ll|d|m)\b", r"'\1", text)
 
 
-def _rouge(predictions, references) -> dict[str, float]:
+def _rouge(predictions, references) -> dict[str, float | str]:
+    """rouge-score reads a to z and digits alone; where most letters of the references are others,
+    words are those of `Words`, which the result then says."""
     from rouge_score.rouge_scorer import RougeScorer
     kinds = ('rouge1', 'rouge2', 'rougeL')
-    scorer = RougeScorer(kinds, use_stemmer=True)
+    letters = [letter for texts in references for letter in texts[0] if letter.isalpha()]
+    others = 2 * sum(not letter.isascii() for letter in letters) > len(letters)
+    scorer = RougeScorer(kinds, use_stemmer=not others, tokenizer=Words() if others else None)
     each = [scorer.score(texts[0], text) for text, texts in zip(predictions, references)]
-    return {kind: 100 * sum(row[kind].fmeasure for row in each) / len(each) for kind in kinds}
+    return {kind: 100 * sum(row[kind].fmeasure for row in each) / len(each) for kind in kinds} | (
+        {'rouge_words': 'of any script, not stemmed'} if others else {})
+
+
+class Words:
+    """Lower-cased words of any script, without punctuation; a Chinese or Japanese character is
+    one by itself."""
+
+    def tokenize(self, text: str) -> list[str]:
+        text = re.sub(r'([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])', r' \1 ', text.lower())
+        return ''.join(' ' if unicodedata.category(character)[0] in 'PSZC' else character
+                       for character in text).split()

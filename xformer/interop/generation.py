@@ -137,7 +137,7 @@ def write_generation(folder: Path, config: Config) -> list[str]:
              'renormalize_logits': decode.renormalise}
     if decode.max_new_tokens:
         given['max_new_tokens'] = decode.max_new_tokens
-    elif decode.max_length or model.positions != 'relative':  # which have no last one
+    else:  # where nothing is said, theirs is 20 new ones
         given['max_length'] = (decode.max_length or model.max_length) + begins
     if decode.min_length:
         given['min_length'] = decode.min_length - (not begins)

@@ -85,7 +85,7 @@ def read_tokenizers(folder: Path, family: str) -> Tokenizers:
         return _read_marian(folder) if family == 'marian' else _read(folder, family)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'{folder} has tokenizer files with a value of a wrong kind ({error!r}); '
-                        'restore them from a copy') from None
+                        'restore them from a copy') from error
 
 
 def _read(folder: Path, family: str) -> Tokenizers:

@@ -63,7 +63,8 @@ def _database(url: str) -> RDBStorage:
         try:
             return RDBStorage(url, engine_kwargs={'poolclass': NullPool})  # nothing stays open
         except (SQLAlchemyError, StorageInternalError) as error:
-            others = any(word in str(error) for word in ('already exists', 'nique', 'duplicate'))
+            said = str(error).lower()
+            others = any(word in said for word in ('already exists', 'unique', 'duplicate'))
             if not (left and others):
                 raise
         time.sleep(RETRY_SECONDS)

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +86,7 @@ class Sweep:
     storage: optuna.storages.BaseStorage
     study_id: int
     plan: Plan
-    _forgiven: int = 0  # trials before this number, whose failures count no more
+    _forgiven: Sequence[int] = ()  # numbers of trials whose failures count no more
     _mine: set[int] = field(default_factory=set)  # ids of the trials that this process serves
     _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)  # beats, and when they came
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -106,7 +106,7 @@ class Sweep:
     def claim(self) -> optuna.Trial | None:
         """A trial to serve, that nobody else serves; None if there is none now."""
         with self._lock:
-            self._forgiven = self.storage.get_study_user_attrs(self.study_id).get('forgiven', 0)
+            self._forgiven = self.storage.get_study_user_attrs(self.study_id).get('forgiven', ())
             self._bury()
             self._fill()
             for trial in self.trials():
@@ -175,7 +175,7 @@ class Sweep:
         begun anew or, where that was final, before."""
         failed = [trial.user_attrs.get('reason') for trial in trials
                   if trial.state is TrialState.FAIL and trial.user_attrs.get('reason') != STOPPED
-                  and (trial.number >= self._forgiven or trial.user_attrs.get('final'))]
+                  and (trial.number not in self._forgiven or trial.user_attrs.get('final'))]
         return any(failed) or len(failed) >= ATTEMPTS
 
     def settings(self, trial: optuna.Trial) -> Settings:
@@ -283,7 +283,8 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str, anew: bool
             raise UserError(f'the sweep {name} has another {what}: {there[what]!r} there, '
                             f'{value!r} here; choose another --workdir, or the same to go on')
     if anew:
-        study.set_user_attr('forgiven', len(study.get_trials(deepcopy=False)))
+        study.set_user_attr('forgiven', [trial.number for trial in study.get_trials(
+            deepcopy=False, states=[TrialState.FAIL])])
     return Sweep(study, storage, storage.get_study_id_from_name(name), plan)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from xformer.compiled import Compilations
 from xformer.config import (
     CHOOSING,
+    LABELLED,
     Config,
     Ending,
     TrainConfig,
@@ -19,6 +20,7 @@ from xformer.config import (
     override,
 )
 from xformer.console import say
+from xformer.data.layouts import highest_id
 from xformer.data.objectives import make_objective, real_tokens
 from xformer.data.pipeline import Corpus, prefetch, prepare
 from xformer.data.plan import BatchPlan, make_plan, sequential_batches
@@ -116,11 +118,10 @@ def _highest_id(config: Config, corpus: Corpus) -> int:
     """That training may meet: some tokenizers, as BART's of summaries, have tokens that their
     models have no place for, and no text has."""
     special = corpus.tokenizers.special
-    if config.data.objective not in ('pairs', 'lm', *CHOOSING):  # most make tokens of their own
+    if config.data.objective not in ('pairs', 'lm', *LABELLED):  # most make tokens of their own
         return corpus.tokenizers.vocab_size - 1
-    return max(special.pad, special.bos, special.eos, *(
-        int(column.ids.max()) for store in corpus.stores.values()
-        for column in store.columns.values() if len(column.ids)))
+    return max(special.pad, special.bos, special.eos,
+               *(highest_id(store, config) for store in corpus.stores.values()))
 
 
 def _check_best_by(config: Config, steps: Steps, batch: dict[str, np.ndarray]) -> None:

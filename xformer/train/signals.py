@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from xformer.config import Ending
 from xformer.console import say
 
-# SIGUSR2 is what submitit's jobs get shortly before their time is up
 ONE_WISH = 1.0  # seconds
+# SIGUSR2 is what submitit's jobs get shortly before their time is up
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 

@@ -57,8 +57,8 @@ def read_examples(data: DataConfig, split: str) -> Iterator:
     sentences.
 
     A dev or test split without a file is held out of the train file: by `split_of` the source,
-    the text, the context of an answer or the document's first sentence; of one verbatim text
-    (format=text) dev is the last tenth. data.per_label leaves out examples of train.
+    the text, the context of an answer or the document's first sentence that is not blank; of one
+    verbatim text (format=text) dev is the last tenth. data.per_label leaves out examples of train.
     A document is a list, save a verbatim text, which is an iterator to be used up before the
     next one. Raises UserError for a split there is not, an unknown data set, and for whatever is
     wrong with a file.

@@ -94,13 +94,15 @@ def read_json_pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_line_documents(path: Path) -> Iterator[list[str]]:
-    """Every line as a document."""
-    return ([text] for _, text in read_lines(path))
+    """Every line as a document, but for blank ones."""
+    return _some(path, ([text] for _, text in all_lines(path) if text.strip()))
 
 
 def read_json_documents(path: Path) -> Iterator[list[str]]:
-    """A document a line: {"text": TEXT}; its sentences are its lines, line ends kept."""
-    return (re.findall(r'[^\n]*\n|[^\n]+', text) for text, in _json_texts(path, 'text'))
+    """A document a line: {"text": TEXT}; its sentences are its lines, line ends kept. Blank ones
+    are left out."""
+    return _some(path, (re.findall(r'[^\n]*\n|[^\n]+', text)
+                        for text, in _json_texts(path, 'text', blank=True) if text.strip()))
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -116,13 +118,8 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 def read_documents(path: Path) -> Iterator[list[str]]:
     """A sentence a line and blank lines between documents (the format of BERT's own code)."""
-    found = False
-    for blank, lines in itertools.groupby(all_lines(path), lambda line: not line[1].strip()):
-        if not blank:
-            found = True
-            yield [text for _, text in lines]
-    if not found:
-        raise _empty(path)
+    parts = itertools.groupby(all_lines(path), lambda line: not line[1].strip())
+    return _some(path, ([text for _, text in lines] for blank, lines in parts if not blank))
 
 
 def read_text(path: Path, start: float = 0.0, stop: float = 1.0) -> Iterator[Iterator[str]]:
@@ -155,15 +152,27 @@ def all_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text.removeprefix('\ufeff') if number == 1 else text
     if number == 0:
         raise _empty(path)
+    if number == 1 and '\r' in text:
+        raise UserError(f'{path} ends its lines with CR alone; convert it to LF')
 
 
-def _json_texts(path: Path, *keys: str) -> Iterator[tuple[str, ...]]:
-    """The texts under `keys` of every row."""
+def _some(path: Path, documents: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The same. Raises UserError if there is none."""
+    found = False
+    for document in documents:
+        found = True
+        yield document
+    if not found:
+        raise _empty(path)
+
+
+def _json_texts(path: Path, *keys: str, blank: bool = False) -> Iterator[tuple[str, ...]]:
+    """The texts under `keys` of every row, which may be `blank`."""
     wanted = json.dumps(dict.fromkeys(keys, '...'))
     for where, row in read_json(path):
         try:
             texts = tuple(row[key] for key in keys)
-            sound = all(text.strip() for text in texts)
+            sound = all(text.strip() or blank for text in texts)
         except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:

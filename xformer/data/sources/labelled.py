@@ -12,6 +12,10 @@ from xformer.config import UserError
 from xformer.data.sources.files import all_lines, opened, read_json, read_lines
 from xformer.data.sources.splits import Labelled
 
+_HEADINGS = {'sentence', 'sentence1', 'sentence2', 'text', 'text_a', 'text_b', 'question',
+             'question1', 'question2', 'premise', 'hypothesis', 'label', 'labels', 'gold_label',
+             'target', 'class', 'category', 'score', 'similarity', 'is_duplicate'}
+
 
 def read_tsv_labels(path: Path) -> Iterator[Labelled]:
     """A line each: text<TAB>label, or text<TAB>text<TAB>label for pairs; all lines alike."""
@@ -19,6 +23,9 @@ def read_tsv_labels(path: Path) -> Iterator[Labelled]:
     for number, line in read_lines(path):
         *texts, label = line.split('\t')
         columns = columns or len(texts)
+        if number == 1 and texts and label.strip().lower() in _HEADINGS and all(
+                text.strip().lower() in _HEADINGS for text in texts):
+            raise UserError(f'{path}:1 looks like a line of headings ({line!r}); remove it')
         if len(texts) not in (1, 2) or len(texts) != columns:
             raise UserError(f'{path}:{number} has {len(texts)} tabs; each line must be '
                             'text<TAB>label, or each text<TAB>text<TAB>label')
@@ -58,16 +65,24 @@ def numbers(read: Callable[[Path], Iterator[Labelled]]) -> Callable[[Path], Iter
     return read_numbers
 
 
+_COMMENT = re.compile(r'-DOCSTART-|#(begin|end) document|# (newdoc|newpar|[\w.:]+ =)')
+
+
 def read_conll(path: Path) -> Iterator[Labelled]:
-    """A word a line, its tag in the last column, a blank line between sentences."""
-    found = False
-    lines = (line for line in all_lines(path) if not line[1].startswith('-DOCSTART-'))
+    """A word a line, its tag in the last column, a blank line between sentences. All lines have as
+    many columns; comments of CoNLL-U and of OntoNotes are passed over."""
+    found, columns = False, 0
+    lines = (line for line in all_lines(path) if not _COMMENT.match(line[1]))
     for blank, sentence in groupby(lines, lambda line: not line[1].strip()):
         if blank:
             continue
         found, words, tags = True, [], []
         for number, line in sentence:
             word, *rest = line.rstrip().split('\t' if '\t' in line else None)
+            columns = columns or len(rest)
+            if len(rest) != columns and rest:
+                raise UserError(f'{path}:{number} has {len(rest) + 1} columns, the lines before it '
+                                f'{columns + 1}; mend it')
             if not rest or not word or re.search(r'\s', word + rest[-1]):
                 raise UserError(f'{path}:{number} must be word<TAB>tag, without spaces inside; '
                                 'mend it')
@@ -96,13 +111,13 @@ def read_json_tags(path: Path) -> Iterator[Labelled]:
 
 def read_json_answers(path: Path) -> Iterator[Labelled]:
     """A row each: {"question", "context", "answers": [{"text", "start"}, ...]}; no answers where
-    the context has none. `start` counts characters."""
+    the context has none. `start`, or SQuAD's `answer_start`, counts characters."""
     for where, row in read_json(path):
         texts = _texts(row, 'question', 'context')
         if not texts:
             raise UserError(f'{where} must be JSON like {{"question": "...", "context": "...", '
                             '"answers": [{"text": "...", "start": 0}]}; mend or remove the line')
-        yield _answered(where, *texts, row.get('answers'), 'start')
+        yield _answered(where, *texts, row.get('answers'))
 
 
 def read_squad(path: Path) -> Iterator[Labelled]:
@@ -114,7 +129,7 @@ def read_squad(path: Path) -> Iterator[Labelled]:
             questions = [(paragraph['context'], question) for article in articles
                          for paragraph in article['paragraphs']
                          for question in map(dict, paragraph['qas'])]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f'{path} is not SQuAD JSON ({type(error).__name__}: {error}); check '
                             'data.format') from None
     for i, (context, question) in enumerate(questions, start=1):
@@ -123,16 +138,25 @@ def read_squad(path: Path) -> Iterator[Labelled]:
             raise UserError(f'question {i:,} of {path} or its context is empty; mend it')
         impossible = question.get('is_impossible', False)
         yield _answered(f'question {i:,} of {path}', *texts,
-                        [] if impossible else question.get('answers'), 'answer_start')
+                        [] if impossible else question.get('answers'))
 
 
-def _answered(where: str, question: str, context: str, answers: Any, start: str) -> Labelled:
+def _answered(where: str, question: str, context: str, answers: Any) -> Labelled:
+    """Of a list of answers, or of a dictionary of lists, as `datasets` writes SQuAD."""
     try:
-        spans = [[answer['text'], int(answer[start])] for answer in answers]
-        sound = all(text and context[at:at + len(text)] == text and at >= 0 for text, at in spans)
-    except (KeyError, TypeError, ValueError, OverflowError):
+        if isinstance(answers, dict):
+            spans = [list(pair) for pair in zip(answers['text'], answers['answer_start'],
+                                                strict=True)]
+        else:
+            spans = [[answer['text'], answer['start' if 'start' in answer else 'answer_start']]
+                     for answer in answers]
+        sound = all(isinstance(text, str) and type(at) is int for text, at in spans)
+    except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
+        raise UserError(f'{where} must have "answers": [{{"text": "...", "start": 0}}], empty '
+                        'where the context has none (or "answer_start"); mend it')
+    if not all(text and at >= 0 and context[at:at + len(text)] == text for text, at in spans):
         raise UserError(f'{where} has an answer that is not in its context from its start on; '
                         'mend or remove it')
     return Labelled(question, context, spans)

@@ -32,7 +32,7 @@ def split_of(source: str, test: float = 0.07, dev: float = 0.03) -> str:
 
 
 def part_of(example: Any) -> str:
-    """The split of a pair by its source, of a document by its first sentence with a letter: an
+    """The split of a pair by its source, of a document by its first that is not blank: an
     empty line would send all that begin with one to the same."""
     return split_of(example[0] if isinstance(example, tuple) else
                     next(filter(str.strip, example), ''))

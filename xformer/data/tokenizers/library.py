@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -146,10 +147,14 @@ def read_library(file: bytes, objective: str) -> LibraryTokenizer:
 
 
 def read_wordpiece(pieces: Sequence[str], objective: str) -> LibraryTokenizer:
-    """BERT's vocab.txt, a piece a line; text is lower-cased and loses its accents if they are."""
+    """BERT's vocab.txt, a piece a line; text is lower-cased if no piece has a capital, and loses
+    its accents if no piece has one, either."""
     ids = {piece: i for i, piece in enumerate(pieces)}
     lowercase = all(piece == piece.lower() for piece in ids if not piece.startswith(('[', '<')))
-    return LibraryTokenizer(_complete(wordpiece(ids, lowercase, lowercase), objective))
+    accented = any(unicodedata.category(character) == 'Mn' for piece in ids
+                   for character in unicodedata.normalize('NFD', piece))
+    return LibraryTokenizer(_complete(wordpiece(ids, lowercase, lowercase and not accented),
+                                      objective))
 
 
 def read_byte_bpe(ids: Mapping[str, int], merges: Sequence[str],

@@ -1,5 +1,6 @@
 """Subword pieces by sentencepiece (Kudo and Richardson, 2018): byte-pair encoding and unigram."""
 
+import heapq
 import io
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -85,20 +86,17 @@ class PieceTokenizer:
 def sampled(texts: Iterable[str]) -> Iterator[str]:
     """`texts`, or if they are long those with the lowest hashes, of MOST_CHARACTERS in all:
     sentencepiece holds what it learns from in memory, many times over."""
-    kept: list[tuple[int, str]] = []
-    size, limit = 0, 2**32
-    for text in texts:
-        code = zlib.crc32(text.encode())
-        if code < limit:
-            kept.append((code, text))
-            size += len(text)
+    kept: list[tuple[int, int, str]] = []  # a heap, the greatest hash first
+    size, dropped = 0, False
+    for number, text in enumerate(texts):
+        heapq.heappush(kept, (-zlib.crc32(text.encode()), number, text))
+        size += len(text)
         while size > MOST_CHARACTERS and len(kept) > 1:
-            limit //= 2
-            kept = [pair for pair in kept if pair[0] < limit]
-            size = sum(len(text) for _, text in kept)
-    if limit < 2**32:
+            size -= len(heapq.heappop(kept)[2])
+            dropped = True
+    if dropped:
         say(f'the pieces are learnt from a sample: texts of {size:,} characters')
-    return (text for _, text in kept)
+    return (text for _, _, text in sorted(kept, key=lambda each: each[1]))
 
 
 def train_pieces(kind: str, vocab_size: int, objective: str,

@@ -7,6 +7,7 @@ What is trained here reads them as any other text (see `library`). Published mod
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import sentencepiece
@@ -30,13 +31,24 @@ class PublishedTokenizer(ByLibrary):
         description = json.loads(file)
         self.kind = kind_of(description)
         self._continues = description['model'].get('continuing_subword_prefix')
-        self._library = Tokenizer.from_buffer(file)
-        self._library.no_truncation()
-        self._library.no_padding()
-        if 'dropout' in description['model']:
-            self._library.model.dropout = None
+        self._library = _plain(Tokenizer.from_buffer(file))
         self._names = _by_id(self._library.get_vocab())
         self.vocab_size = len(self._names)
+
+    def encode_following(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts of which each goes on another, as they are inside of one text."""
+        return [encoding.ids for encoding in self._inside.encode_batch(
+            list(texts), add_special_tokens=False)]
+
+    @cached_property
+    def _inside(self) -> Tokenizer:
+        """The same without the space before a text, where line ends are tokens (Llama's)."""
+        description = json.loads(self.file)
+        before = description.get('pre_tokenizer') or {}
+        if before.get('type') != 'Metaspace' or not description['model'].get('byte_fallback'):
+            return self._library
+        before['prepend_scheme'] = 'never'
+        return _plain(Tokenizer.from_str(json.dumps(description)))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The name of every id, special ones included: what a picture shows."""
@@ -104,6 +116,14 @@ class MarianTokenizer:
         starts = np.array([name.startswith('\u2581') for name in self.names])
         starts[self.special.ids()] = True
         return starts
+
+
+def _plain(library: Tokenizer) -> Tokenizer:
+    library.no_truncation()
+    library.no_padding()
+    if hasattr(library.model, 'dropout'):
+        library.model.dropout = None
+    return library
 
 
 def _by_id(ids: dict[str, int]) -> list[str]:

@@ -29,8 +29,8 @@ _MERGES = ('merges.txt', 'vocab.bpe')  # beside vocab.json and OpenAI's encoder.
 
 
 def encode_following(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts of which each goes on another: sentencepiece's alone begin otherwise."""
-    if isinstance(tokenizer, PieceTokenizer):
+    """The ids of texts of which each goes on another: sentencepiece's begin otherwise."""
+    if isinstance(tokenizer, PieceTokenizer | PublishedTokenizer):
         return tokenizer.encode_following(texts)
     return tokenizer.encode_batch(texts)
 
@@ -232,8 +232,9 @@ def _read(data: DataConfig) -> Tokenizer:
 
 def lines_of(path: Path) -> list[str]:
     """Lines without their ends; only a newline ends one, as pieces hold rarer line ends."""
-    text = path.read_text(encoding='utf-8-sig').removesuffix('\n')
-    return [line.rstrip() for line in text.split('\n')]
+    with open(path, encoding='utf-8-sig', newline='') as file:
+        text = file.read().rstrip('\r\n')
+    return [line.removesuffix('\r') for line in text.split('\n')]
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -69,7 +69,8 @@ _OPTIONS = [
 def _adjust(theirs: Theirs) -> Theirs:
     """Older files say tie_word_embeddings, and mean by it whether logits are scaled. Whether the
     output is tied, the tensors tell. Relative positions have no last one: n_positions is how many
-    there were in training, and later files leave it out."""
+    there were in training, and later files leave it out. What is null is as good as left out."""
+    theirs = {name: value for name, value in theirs.items() if value is not None}
     return {'num_decoder_layers': theirs.get('num_layers', 6),
             'scale_decoder_outputs': theirs.get('tie_word_embeddings', True) is not False,
             'decoder_start_token_id': theirs.get('pad_token_id', 0), **theirs,
