@@ -37,8 +37,8 @@ class PublishedTokenizer(ByLibrary):
 
     def encode_following(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts of which each goes on another, as they are inside of one text."""
-        return [encoding.ids for encoding in self._inside.encode_batch(
-            list(texts), add_special_tokens=False)]
+        encodings = self._inside.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     @cached_property
     def _inside(self) -> Tokenizer:
