@@ -80,7 +80,8 @@ def _write_checkpoint(run, folder: Path, family: str | None, pool: str | None) -
     if pool:
         write_sentences(folder, pool, config)
         config = override(config, {'data.objective': 'none', 'data.lowercase_source': False})
-        if config.model.pooler_activation != 'tanh':  # not BERT's pooler: a layer of the head
+        if config.model.pooler_activation != 'tanh' or family in ('distilbert', 'electra'):
+            # not BERT's pooler, but a layer of the head
             config = override(config, {'model.pooler': False, 'model.pooler_activation': 'tanh'})
         dropped = () if config.model.pooler else ('encoder/pooler/',)
         arrays = {path: array for path, array in arrays.items()

@@ -122,7 +122,8 @@ def _check(config: Config, values: flags.FlagValues, theirs: bool) -> None:
                                        if flag.startswith('config.decode.'))]
     for flag in [*(['batches'] if writes or is_labelled(config) else []),
                  *([] if writes else only_outputs),
-                 *([] if writes or is_labelled(config) else ['cut'])]:
+                 *([] if writes and config.model.family != 'decoder' or is_labelled(config)
+                   else ['cut'])]:
         if values[flag].present:
             raise UserError(f'--{flag} has no effect on a model of model.family='
                             f'{config.model.family} and data.objective={config.data.objective}')
@@ -135,7 +136,7 @@ def examples_of_file(path: str, config: Config) -> list:
     data = config.data
     # a named data set says nothing of the format of other files, nor does a Hugging Face folder
     ending = Path(path.removesuffix('.gz')).suffix.removeprefix('.')
-    form = ending if ending in FORMATS[data.objective] else \
+    form = ending if ending in {'jsonl', 'tsv', 'conll'} & set(FORMATS[data.objective]) else \
         data.format if data.train else FORMATS[data.objective][0]
     # with dev and test files of its own, nothing is held out of the training file
     data = dataclasses.replace(data, dataset='', format=form, train=path, dev=path, test=path,
@@ -167,7 +168,8 @@ def _outputs(run, pairs: list, name: str, values, compilations) -> Measured:
     floors = scores.floor(data.score, [row.source for row in predictions],
                           [row.references for row in predictions], data)
     return Measured({'metrics': metrics, 'floors': floors, 'examples': len(predictions),
-                     'scoring': {'score': data.score, 'strip': data.score_strip},
+                     'scoring': {'score': data.score, 'strip': data.score_strip,
+                                 'too_long': data.too_long},
                      'decode': dataclasses.asdict(config.decode)}, files)
 
 
@@ -186,7 +188,8 @@ def _labels(run, examples: list, name: str, values, compilations) -> Measured:
                         progress, say)
     metrics, floors = score_labels(config.data.objective, examples, guesses)
     return Measured({'metrics': metrics, 'floors': floors, 'examples': len(examples),
-                     'scoring': {'objective': config.data.objective}},
+                     'scoring': {'objective': config.data.objective,
+                                 'too_long': config.data.too_long}},
                     {f'{name}.guesses.jsonl': _lines([
                         example._asdict() | guessed
                         for example, guessed in zip(examples, guesses)])})

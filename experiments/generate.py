@@ -176,6 +176,8 @@ def _checks(values, config: Config):
     yield (not values.task or config.data.objective == 'pairs',
            f'--task={values.task} is for a model of pairs (data.objective=pairs), not '
            f'data.objective={config.data.objective}')
+    yield (values.cut is None or config.model.family != 'decoder',
+           '--cut is not for a decoder: a prompt as long as the model takes leaves no room')
     yield all(values.stop), '--stop is empty; give the text to stop at, or leave it out'
     yield (values.draft or not values['draft_tokens'].present,
            '--draft_tokens has no effect without --draft')

@@ -86,7 +86,8 @@ def texts_of(values: flags.FlagValues, config: Config, targets: bool = False) ->
 def texts_of_split(values: flags.FlagValues, config: Config, targets: bool = False) -> list[str]:
     """Each once, in order: of pairs the sources or, with `targets`, source<TAB>target."""
     columns = 2 if targets or config.data.objective != 'pairs' else 1
-    return list(dict.fromkeys('\t'.join(columns_of(each[:columns]))
+    parted = columns > 1 and config.model.family == 'encoder' or targets
+    return list(dict.fromkeys('\t'.join(columns_of(each[:columns])) if parted else each[0]
                               for each in split_of(values, config)))
 
 
@@ -107,11 +108,11 @@ def split_of(values: flags.FlagValues, config: Config) -> list:
     examples = held_out(folder, values.split)
     if config.data.objective == 'pairs' or is_labelled(config):
         return fitting(examples, config, load_tokenizers(folder))
-    if len(examples) == 1:
+    if len(examples) == 1 and (config.data.dataset or config.data.format == 'text'):
         raise UserError(f'the {values.split} split is one whole text; give --input=FILE with one '
                         'a line')
-    return [[text.removesuffix('\n')] for document in examples for text in document
-            if text.strip()]
+    return [[text.removesuffix('\n').removeprefix(' ')] for document in examples
+            for text in document if text.strip()]
 
 
 def no_split(values: flags.FlagValues) -> UserError:

@@ -215,7 +215,7 @@ GOOD = {
     'tags.conll': (labelled.read_conll, '-DOCSTART- O\n\nBonn\tNNP\tB-x\n.\t.\tO\n\n\n# CD O\n',
                    [('Bonn .', '', 'B-x O'), ('#', '', 'O')]),
     'tags.conllu': (labelled.read_conll, '# newdoc id = 1\n# text = Bonn .\n1\tBonn\tX\n\n'
-                    '#begin document (a); part 000\n2\t.\tO\n#end document\n',
+                    '#begin document (a); part 000\n2\t.\tx\tO\n#end document\n',
                     [('1', '', 'X'), ('2', '', 'O')]),
     'tags.jsonl': (labelled.read_json_tags, '{"words": ["a", "b"], "tags": ["O", "X"]}\n',
                    [('a b', '', 'O X')]),

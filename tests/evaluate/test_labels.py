@@ -191,11 +191,18 @@ def test_scores_of_entities_by_sets_on_random_tags():
 
 def test_entities_are_whole_and_typed():
     assert entities('B-a I-a O B-b B-b'.split()) == [('a', 0, 2), ('b', 3, 4), ('b', 4, 5)]
+    examples = [Labelled('w x y z', '', 'B-a I-a O B-b'), Labelled('v', '', 'O')]
+    guesses = [{'tags': 'B-a O O B-b'.split()}, {'tags': ['O']}]  # one of two, and one too short
+    metrics, floors = score_labels('tag', examples, guesses)
+    assert metrics == pytest.approx({'precision': 0.5, 'recall': 0.5, 'f1': 0.5, 'accuracy': 0.8})
+    assert floors['f1'] == 0
 
 
 def test_other_ways_to_mark_entities():
     biluo, bioes = 'B-a L-a U-a U-a L-b B-b', 'B-a E-a S-a S-a E-b B-b'
     assert entities(biluo.split()) == entities(bioes.split())
+    assert entities('B-a M-a E-a O S-b'.split()) == [('a', 0, 3), ('b', 4, 5)]
+    assert [place for _, *place in entities('B M M E S'.split())] == [[0, 4], [4, 5]]
     assert entities('PER PER O ORG LOC O NOUN'.split()) == [
         ('PER', 0, 2), ('ORG', 3, 4), ('LOC', 4, 5), ('NOUN', 6, 7)]
     example = Labelled('a b c', '', 'ORG O PER')
@@ -207,11 +214,6 @@ def test_a_token_without_an_embedding_is_refused(asked):
     _, examples, ask = asked
     with pytest.raises(UserError, match='a text has .*, of which the model has no embedding'):
         ask(examples, **{'model.vocab_size': 6})
-    examples = [Labelled('w x y z', '', 'B-a I-a O B-b'), Labelled('v', '', 'O')]
-    guesses = [{'tags': 'B-a O O B-b'.split()}, {'tags': ['O']}]  # one of two, and one too short
-    metrics, floors = score_labels('tag', examples, guesses)
-    assert metrics == pytest.approx({'precision': 0.5, 'recall': 0.5, 'f1': 0.5, 'accuracy': 0.8})
-    assert floors['f1'] == 0
 
 
 def test_classes_and_numbers_by_their_formulas():

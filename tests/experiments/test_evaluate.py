@@ -81,7 +81,7 @@ def test_a_split_is_measured_whole_and_the_same_again(evaluate, mine, contents, 
     losses = {row['step']: row['dev/loss'] for row in rows(mine / 'metrics.jsonl')
               if 'dev/loss' in row}
     assert result['checkpoint'] == f'step {min(losses, key=losses.get)}'
-    assert result['scoring'] == {'score': 'errors', 'strip': '01'}
+    assert result['scoring'] == {'score': 'errors', 'strip': '01', 'too_long': 'error'}
     assert result['decode'] == dataclasses.asdict(DecodeConfig())
     for name, value in result['metrics'].items():
         assert f'  {name:<20} {value:7.2%}\n' in stdout
@@ -176,6 +176,16 @@ def test_more_batches_than_there_are_are_refused(language_model, run):
     assert done.returncode == 2 and '--batches=1000 is more than the' in done.stderr
 
 
+def test_the_ending_of_a_file_says_its_format(tmp_path):
+    (tmp_path / 'more.tsv').write_text('a\tb\n')
+    for form in 'jsonl', 'parallel', 'lines', 'tsv':
+        data = DataConfig(train='x,y', format=form)
+        assert examples_of_file(str(tmp_path / 'more.tsv'), Config(data=data)) == [('a', 'b')]
+    data = DataConfig(objective='lm', train='x', format='documents')
+    (tmp_path / 'more.text').write_text('a\nb\n\nc\n')
+    assert examples_of_file(str(tmp_path / 'more.text'), Config(data=data)) == [['a', ' b'], ['c']]
+
+
 @pytest.mark.parametrize('objective, named, text, expected', [
     ('pairs', 'sentences', 'AB\tC d\n', [('ab', 'C d')]),
     ('lm', 'sentences', 'AB\nC', [['ab\n', 'c']]),
@@ -183,13 +193,6 @@ def test_more_batches_than_there_are_are_refused(language_model, run):
     ('classify', 'sentences', 'AB\tC\tYes\n', [('ab', 'c', 'Yes')]),
     ('tag', 'sentences', 'AB O\nC X\n', [('ab c', '', 'O X')]),
     ('regress', '', '{"text": "AB", "label": 1.5}\n', [('ab', '', '1.5')])])
-def test_the_ending_of_a_file_says_its_format(tmp_path):
-    (tmp_path / 'more.tsv').write_text('a\tb\n')
-    for form in 'jsonl', 'parallel', 'lines', 'tsv':
-        data = DataConfig(train='x,y', format=form)
-        assert examples_of_file(str(tmp_path / 'more.tsv'), Config(data=data)) == [('a', 'b')]
-
-
 def test_a_file_is_read_as_the_training_data_were(objective, named, text, expected, tmp_path):
     data = DataConfig(objective=objective, dataset=named, lowercase_source=True, per_label=1)
     path = tmp_path / ('input' if named else 'input.jsonl.gz')

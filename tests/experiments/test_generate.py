@@ -6,11 +6,12 @@ import io
 import json
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
 
-from experiments import cli
+from experiments import cli, reading
 from experiments import generate as command
 from xformer.config import Config, DataConfig, UserError, leaves, override, to_json
 from xformer.data.tokenizers import train_tokenizers
@@ -64,6 +65,18 @@ def test_a_split_is_a_file_of_its_sources_each_once(call, trained, tmp_path):
     scored = call(f'--model={trained}', '--split=test', '--score').splitlines()
     assert [tuple(line.split('\t')[1:]) for line in scored] == list(dict.fromkeys(
         map(tuple, pairs)))
+
+
+def test_a_split_of_documents_is_their_sentences_as_a_file_has_them(tmp_path):
+    (tmp_path / 'data').mkdir()
+    documents = [['a\tb', ' c'], ['d\n', '\n', 'e']]
+    (tmp_path / 'data/dev.jsonl').write_text(''.join(json.dumps(d) + '\n' for d in documents))
+    values = SimpleNamespace(model=str(tmp_path), split='dev')
+    config = override(Config(), {'model.family': 'decoder', 'data.objective': 'lm'})
+    assert reading.texts_of_split(values, config) == ['a\tb', 'c', 'd', 'e']
+    (tmp_path / 'data/dev.jsonl').write_text(json.dumps(['a long text']))
+    with pytest.raises(UserError, match='the dev split is one whole text'):
+        reading.texts_of_split(values, override(config, {'data.format': 'text'}))
 
 
 def test_two_prompts_give_what_they_gave_among_forty(call, trained):
@@ -266,6 +279,7 @@ def test_texts_of_a_language_model_are_scored_token_by_token(call, language_mode
 
 REFUSED = {
     'two ways in': ('--prompt=1 --interactive', '--interactive'),
+    'cut of a prompt': ('--prompt=1 --cut', '--cut is not for a decoder'),
     'a file and a split': ('--input=x --split=dev', '--input', '--split'),
     'stop with a beam': ('--prompt=1 --stop=x', '--stop', 'decode.beam_size=1'),
     'stream with a beam': ('--prompt=1 --stream', '--stream', 'decode.beam_size=1'),

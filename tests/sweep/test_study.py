@@ -1,6 +1,7 @@
 """Workers share places: each is served to the end exactly once, whoever dies."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -176,6 +177,19 @@ def test_what_a_full_disk_left_of_a_line_is_cut_off(worker, tmp_path):
     assert other.end(other.claim(), TrialState.COMPLETE, 2.0)
     values = [trial.value for trial in worker().trials() if trial.state is TrialState.COMPLETE]
     assert values == [1.0, 2.0]
+
+
+def test_a_sweep_goes_on_where_fields_are_newer(worker):
+    one = worker()
+    older = one.study.user_attrs['plan']
+    config = json.loads(older['config'])
+    del config['decode']['more_ends']
+    one.study.set_user_attr('plan', older | {'config': json.dumps(config)})
+    assert worker().claim()
+    config['decode']['beam_size'] = 7
+    one.study.set_user_attr('plan', older | {'config': json.dumps(config)})
+    with pytest.raises(UserError, match='has another config'):
+        worker()
 
 
 def test_what_was_waiting_when_a_worker_came_is_tried_once(worker):

@@ -31,7 +31,7 @@ from xformer.data.sources.splits import SPLITS
 from xformer.data.tokenizers import Tokenizers
 from xformer.files import write_atomically
 
-FORMAT = 4
+FORMAT = 5
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 2**20  # tokenised at a time
 COMMIT_CHARACTERS, COMMIT_SECONDS = 2**26, 60  # between states that a killed build goes on from
 

@@ -30,6 +30,9 @@ def fill_masks(texts: Sequence[str], config: Config, model: MaskedLM, params,
     for indices, masked, log_p_BPV, _ in _run(texts, config, model, params, tokenizers,
                                               compilations, progress):
         for row, index in enumerate(indices):
+            if not len(masked[row]):
+                raise UserError(f'input {index + 1} has no {MARK} where the model still reads it; '
+                                'shorten it')
             best_PK = np.argsort(-log_p_BPV[row], axis=-1, kind='stable')[:, :top]
             found[index] = {'masks': [
                 [{'token': tokenizers.source.tokens([i])[0],

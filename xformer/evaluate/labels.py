@@ -119,13 +119,15 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def marked(tags: Sequence[str]) -> list[str]:
-    """Tags of BIO, BIOES and BILOU as BIOES; a bare one, as of a part of speech, stands for its
-    words in a row, as I- does."""
+    """Tags of BIO, BIOES, BMES and BILOU as BIOES; a bare one, as of a part of speech, stands for
+    its words in a row, as I- does."""
     def of(tag: str) -> str:
         if tag == OUTSIDE or re.fullmatch(r'[BIES](-.+)?', tag):
             return tag
-        biluo = re.fullmatch('([LU])(-.+)', tag)
-        return {'L': 'E', 'U': 'S'}[biluo[1]] + biluo[2] if biluo else f'I-{tag}'
+        letter, kind = tag[:1], tag[1:]
+        if letter in 'LU' and re.match('-.', kind) or letter == 'M' and re.match('-.|$', kind):
+            return {'L': 'E', 'U': 'S', 'M': 'I'}[letter] + kind
+        return f'I-{tag}'
     return list(map(of, tags))
 
 

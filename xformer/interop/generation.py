@@ -91,7 +91,8 @@ def to_config(given: Mapping[str, Any], model: ModelConfig) -> tuple[dict[str, A
         decode |= {name: given[name] for name in _DRAWN if name in given}
         del decode['beam_size'], decode['early_stopping']
         known['num_beams'] = 1
-    if 'max_length' in given and 'max_new_tokens' not in given:
+    if 'max_length' in given and 'max_new_tokens' not in given and (
+            model.positions != 'relative' or given['max_length'] - begins < model.max_length):
         decode['max_length'] = min(given['max_length'] - begins, model.max_length)
     if given.get('min_length'):
         decode['min_length'] = given['min_length'] + (not begins)

@@ -23,7 +23,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from xformer.config import Config, UserError, measure_of, to_json
+from xformer.config import Config, UserError, from_json, measure_of, to_json
 from xformer.console import say
 from xformer.sweep.space import Settings, Space, draw, grid, settings_of
 
@@ -278,6 +278,8 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str, anew: bool
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
     there = study.user_attrs.get('plan') or plan.to_row()  # its maker may be about to say
+    # fields that are newer than the sweep have their defaults
+    there = there | {'config': to_json(from_json(there['config'], f'the sweep {name}'))}
     for what, value in plan.to_row().items():
         if there[what] != value:
             raise UserError(f'the sweep {name} has another {what}: {there[what]!r} there, '

@@ -116,6 +116,8 @@ def test_reading_streams(tmp_path):
 def test_documents_of_every_format(tmp_path, end):
     path = written(tmp_path, f'lines{end}', '\ufeffOne. Two.\nDrei\r\n\n')
     assert texts_of(**every(path, format='lines')) == [['One. Two.'], ['Drei']]
+    path = written(tmp_path, f'one{end}', 'a\rb\n')
+    assert texts_of(**every(path, format='lines')) == [['a\rb']]
     path = written(tmp_path, f'wiki{end}', ' \n = A = \n\n b\n')
     assert texts_of(**every(path, format='lines')) == [[' = A = '], [' b']]
     path = written(tmp_path, f'wiki-json{end}', '{"text": ""}\n{"text": "a"}\n{"text": "\\n"}\n')

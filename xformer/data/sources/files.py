@@ -152,7 +152,7 @@ def all_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text.removeprefix('\ufeff') if number == 1 else text
     if number == 0:
         raise _empty(path)
-    if number == 1 and '\r' in text:
+    if number == 1 and '\r' in text and not raw.endswith(b'\n'):
         raise UserError(f'{path} ends its lines with CR alone; convert it to LF')
 
 

@@ -69,14 +69,14 @@ _COMMENT = re.compile(r'-DOCSTART-|#(begin|end) document|# (newdoc|newpar|[\w.:]
 
 
 def read_conll(path: Path) -> Iterator[Labelled]:
-    """A word a line, its tag in the last column, a blank line between sentences. All lines have as
-    many columns; comments of CoNLL-U and of OntoNotes are passed over."""
-    found, columns = False, 0
+    """A word a line, its tag in the last column, a blank line between sentences. All lines of one
+    have as many columns; comments of CoNLL-U and of OntoNotes are passed over."""
+    found = False
     lines = (line for line in all_lines(path) if not _COMMENT.match(line[1]))
     for blank, sentence in groupby(lines, lambda line: not line[1].strip()):
         if blank:
             continue
-        found, words, tags = True, [], []
+        found, columns, words, tags = True, 0, [], []
         for number, line in sentence:
             word, *rest = line.rstrip().split('\t' if '\t' in line else None)
             columns = columns or len(rest)

@@ -44,10 +44,14 @@ class PublishedTokenizer(ByLibrary):
     def _inside(self) -> Tokenizer:
         """The same without the space before a text, where line ends are tokens (Llama's)."""
         description = json.loads(self.file)
-        before = description.get('pre_tokenizer') or {}
-        if before.get('type') != 'Metaspace' or not description['model'].get('byte_fallback'):
+        before, normalizer = (description.get(part) or {} for part in (
+            'pre_tokenizer', 'normalizer'))
+        if not description['model'].get('byte_fallback'):
             return self._library
-        before['prepend_scheme'] = 'never'
+        if before.get('type') == 'Metaspace':
+            before['prepend_scheme'] = 'never'
+        if steps := normalizer.get('normalizers'):  # as older files have it
+            normalizer['normalizers'] = [step for step in steps if step['type'] != 'Prepend']
         return _plain(Tokenizer.from_str(json.dumps(description)))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
