@@ -352,6 +352,11 @@ def test_tokens_added_after_training_are_found(tmp_path):
     tokenizers = read(tmp_path, family)
     assert tokenizers.special.pad == 400 and tokenizers.vocab_size == 402
     assert tokenizers.source.encode('<|user|>') == [401]
+    assert tokenizers.source.decode([401]) == '<|user|>'
+    for extra in ['<|user|>'], {'user_token': '<|user|>'}:  # special, and so not written
+        replaced(tmp_path, 'tokenizer_config.json', extra_special_tokens=extra)
+        tokenizers = read(tmp_path, family)
+        assert tokenizers.vocab_size == 402 and tokenizers.source.decode([401]) == ''
 
 
 @pytest.mark.parametrize('kind, options, family, sentence', [

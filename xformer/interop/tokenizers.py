@@ -204,8 +204,10 @@ def _add_declared(declared: Declared, library: Tokenizer) -> None:
     """The tokens of added_tokens.json and tokenizer_config.json, each with the id given there."""
     path = declared.folder / 'added_tokens.json'
     listed = declared.options['special_tokens_map'] | declared.options
-    special = [_content(token) for name in ('additional_special_tokens', 'extra_special_tokens')
-               for token in listed.get(name) or ()]
+    extra = [listed.get(name) or () for name in (
+        'additional_special_tokens', 'extra_special_tokens')]  # the latter may be by their roles
+    special = [_content(token) for tokens in extra
+               for token in (tokens.values() if isinstance(tokens, dict) else tokens)]
     added = {i: AddedToken(name, special=name in special)
              for name, i in (read_json(path) if path.is_file() else {}).items()}
     added |= {int(i): _added(token, token.get('special', False))
