@@ -4,7 +4,8 @@
     python -m experiments.reproduce --result=shakespeare_char_cpu --seeds=3
     python -m experiments.reproduce --result=scan --smoke
 
-Runs what is needed with the ordinary commands, in WORKDIR; training that is done is not done again.
+Runs what is needed with the ordinary commands, in WORKDIR/NAME; what is done is not done again (to
+measure runs anew, remove measured.json there).
 Writes results/NAME.json and RESULTS.md, unless a record of more seeds is there. --smoke runs the
 experiments' small forms, to see that all works, and records nothing.
 """
@@ -32,6 +33,7 @@ from xformer.train.signals import STOPS, Stopped
 
 ROOT = Path(__file__).parents[1]
 FOLDER, TABLE = ROOT / 'results', ROOT / 'RESULTS.md'
+MEASURED = 'measured.json'  # beside the runs: {command: what it has measured}
 
 
 class Failed(Ending):
@@ -96,14 +98,14 @@ def recorded() -> dict[str, dict]:
 def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     """What is recorded. Raises Failed."""
     folders = {line.label: folder / _slug(line) for line in result.runs}
-    lines, runs, done, shown = {}, set(), {}, {}  # shown: of the first seed
+    lines, runs, shown = {}, set(), {}  # shown: of the first seed
     for line in result.lines:
         if line.config:
             found = []
             for seed in range(min(seeds, line.seeds or seeds)):
                 run = folders[line.label] / f'seed-{seed}'
                 commands = _commands(_with_start(line, folders, seed), run, seed, smoke)
-                found.append(_measured(line, run, commands, done))
+                found.append(_measured(line, run, commands, folder / MEASURED))
                 shown |= dict.fromkeys(commands) if seed == 0 else {}
                 runs.add(run)
         else:
@@ -159,18 +161,22 @@ def _weights(package: str) -> Path:
     return next(Path(found.origin).parent.rglob('model.safetensors')).parent
 
 
-def _measured(line: Line, run: Path, commands: list[tuple[str, ...]],
-              done: dict[tuple[str, ...], dict]) -> float | None:
-    """The figure of a line. `done` gets what each command has measured: none is run twice."""
+def _measured(line: Line, run: Path, commands: list[tuple[str, ...]], path: Path
+              ) -> float | None:
+    """The figure of a line. What each command has measured is kept in the file: none that has
+    ended is run twice."""
+    done = json.loads(path.read_text()) if path.exists() else {}
     for command in commands:
-        if command not in done:
+        if ' '.join(command) not in done or not run.exists():
             _run(command)
-            done[command] = {} if command[0] == 'experiments.train' else _metrics(line, run)
+            done[' '.join(command)] = {} if command[0] == 'experiments.train' else _metrics(
+                line, run)
+            write_atomically(path, json.dumps(done, indent=1) + '\n')
     if line.reaches:
         from xformer.train.telemetry import read_rows
         return next((row['step'] for row in read_rows(run / 'metrics.jsonl')
                      if row.get(line.measure, 0) >= line.reaches), None)
-    return line.factor * done[commands[-1]][line.measure]
+    return line.factor * done[' '.join(commands[-1])][line.measure]
 
 
 def _run(command: tuple[str, ...]) -> None:

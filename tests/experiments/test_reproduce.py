@@ -157,6 +157,8 @@ def test_a_result_is_trained_measured_and_recorded(
         command))
     reproduce.main(['reproduce', '--result=tiny', '--seeds=1', f'--workdir={tmp_path / "runs"}'])
     assert [command[0] for command in ran] == ['experiments.train', 'experiments.evaluate']
+    reproduce.main(['reproduce', '--result=tiny', '--seeds=1', f'--workdir={tmp_path / "runs"}'])
+    assert len(ran) == 2
     run = tmp_path / 'runs/tiny/tiny.py/seed-0'
     assert (run / 'metrics.jsonl').read_bytes() == (trained / 'metrics.jsonl').read_bytes()
     measured = json.loads((run / 'eval/dev.json').read_text())
