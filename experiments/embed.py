@@ -124,19 +124,17 @@ def _texts(values: flags.FlagValues, config: Config) -> tuple[list[str] | None, 
     """(labels, texts); without --labels the first is None."""
     if bool(values.input) == bool(values.split):
         raise UserError('give either --input=FILE (- for standard input) or --split=dev or test')
-    if values.split and not values.labels:
-        return None, reading.texts_of_split(values, config)
+    if not values.labels:
+        return None, (reading.texts_of_split(values, config) if values.split else
+                      reading.lines_of(values.input))
     if values.split:
         if config.data.objective != 'classify':
             raise UserError(f'--labels with --split is for a model of data.objective=classify, '
                             f'not {config.data.objective}')
         labelled = [(label, '\t'.join(reading.columns_of(texts)))
-                    for *texts, label in reading.split_of(values, config)]
+                    for *texts, label in reading.examples_of_split(values, config)]
     else:
-        lines = reading.lines_of(values.input)
-        if not values.labels:
-            return None, lines
-        labelled = [line.partition('\t')[::2] for line in lines]
+        labelled = [line.partition('\t')[::2] for line in reading.lines_of(values.input)]
     for number, (label, text) in enumerate(labelled, start=1):
         if not (label.strip() and text.strip()):
             raise UserError(f'input {number} is not label<TAB>text; mend the line, or leave out '

@@ -88,7 +88,7 @@ def texts_of_split(values: flags.FlagValues, config: Config, targets: bool = Fal
     columns = 2 if targets or config.data.objective != 'pairs' else 1
     parted = columns > 1 and config.model.family == 'encoder' or targets
     return list(dict.fromkeys('\t'.join(columns_of(each[:columns])) if parted else each[0]
-                              for each in split_of(values, config)))
+                              for each in examples_of_split(values, config)))
 
 
 def columns_of(texts: list[str]) -> list[str]:
@@ -96,7 +96,7 @@ def columns_of(texts: list[str]) -> list[str]:
     return [text.replace('\t', ' ') for text in texts if text]
 
 
-def split_of(values: flags.FlagValues, config: Config) -> list:
+def examples_of_split(values: flags.FlagValues, config: Config) -> list:
     """What evaluate measures on with that --split: pairs, labelled texts, or [text] alone."""
     from xformer.data.tokenizers import load_tokenizers
     from xformer.evaluate.inputs import fitting

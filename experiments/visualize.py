@@ -103,11 +103,11 @@ def _target_ids(sources: list[list[int]], targets: list[str], run, compilations)
     written = iter(generator(missing))
     template = template_of(run.config, run.tokenizers)
     tokenizer = run.tokenizers.target
-    given = {number: template.row([tokenizer.encode(target)])
-             for number, target in enumerate(targets, start=1) if target}
-    for number, ids in given.items():
+    found = [template.row([tokenizer.encode(target)]) if target else next(written)[0].ids
+             for target in targets]
+    for number, ids in enumerate(found, start=1):
         check_known(ids, number, run.config, tokenizer)
-    return [given.get(number) or next(written)[0].ids for number in range(1, len(targets) + 1)]
+    return found
 
 
 def _write(folder: Path, looks: list, run, layer: int | None, head: int | None) -> None:
