@@ -178,6 +178,8 @@ def _apart(run, folder: Path, name: str, pool: str | None) -> float:
         ours = apply(*inputs, *segments)
         theirs = found.logits if objective != 'answer' else torch.stack(
             [found.start_logits, found.end_logits], -1)
+        if ours.ndim > theirs.ndim:  # ELECTRA's discriminator: two outputs for one of a sigmoid
+            ours = ours[..., 1] - ours[..., 0]
     ours, theirs = jax.device_get(ours), theirs.float().numpy()
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 

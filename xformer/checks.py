@@ -186,7 +186,7 @@ def _data_checks(config: Config):
            f'not {model.family}')
     yield (objective != 'mlm_nsp' or model.pooler,
            'data.objective=mlm_nsp needs model.pooler=true')
-    yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress', 'none'),
+    yield (not model.pooler or objective in ('mlm_nsp', 'classify', 'regress', 'tag', 'none'),
            f'model.pooler=true has no effect with data.objective={objective}, which does not train '
            'it')
     yield (objective in CHOOSING or not model.num_labels,

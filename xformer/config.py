@@ -71,8 +71,8 @@ class ModelConfig:
     output_bias: bool = option(False, 'of the logits, where a seq2seq model ties them to its '
                                'embeddings (BART, Marian)')
     share_layers: bool = option(False, 'all layers of a stack share one set of parameters (ALBERT)')
-    pooler: bool = option(False, 'encoder: a layer on the first token (BERT); without it, heads '
-                          'take the mean of all tokens')
+    pooler: bool = option(False, 'encoder: a layer on the first token (BERT), or for tags on each; '
+                          'without it, heads of a text take the mean of all tokens')
     pooler_activation: str = option('tanh', 'of the pooler', ('tanh', 'relu', 'gelu'))
     init: str = option('glorot', 'initialisation as in the papers', (
         'glorot', 'bert', 'gpt2', 't5'))

@@ -15,6 +15,8 @@ from xformer.models import build, init_params
 from xformer.train.loss import summary
 from xformer.train.tasks import task_of
 
+DISCRIMINATOR = 'ElectraForPreTraining'  # whose loss counts all real tokens
+
 
 def opened(folder: Path) -> tuple[Checkpoint, dict]:
     """The checkpoint, and our parameters."""
@@ -63,13 +65,13 @@ def draw_batch(config: Config, name: str, length: int, seed: int = 0) -> dict[st
         'nsp_labels_B': np.array([1, 0, 1]), 'labels_B': np.array([1, 0, 2]),
         'numbers_B': draw.normal(size=3).astype(np.float32),
         'labels_B2': np.array([[1, 4], [0, 0], [length - 2, length - 1]]),
-        'labels_BS': np.where(real & (columns != 1), draw.integers(5, size=ids.shape), -1)}
+        'labels_BS': np.where(real & ((columns != 1) | (name == DISCRIMINATOR)), draw.integers(
+            model.num_labels or 5, size=ids.shape), -1)}
 
 
 def _has_head(name: str) -> bool:
     """Whether transformers' class computes logits that ours computes, too."""
-    return name.endswith(('LMHeadModel', 'MTModel')) or not name.endswith(('Model', 'PreTraining')
-                                                        ) or name == 'BertForPreTraining'
+    return name.endswith(('LMHeadModel', 'MTModel')) or not name.endswith('Model')
 
 
 def measured(folder: Path, batch: dict, dtype: str = 'float32') -> dict[str, np.ndarray]:
@@ -81,6 +83,10 @@ def measured(folder: Path, batch: dict, dtype: str = 'float32') -> dict[str, np.
     seen, gradients = jax.jit(functools.partial(_computed, config, bool(batch['head'])))(
         params, arrays)
     gradients = write_tensors(found.table, by_path(jax.device_get(gradients)))
+    if found.name == DISCRIMINATOR:  # theirs is the difference of two outputs, both of which move
+        seen['logits'] = seen['logits'][..., 1:] - seen['logits'][..., :1]
+        gradients |= {name: array / 2 for name, array in gradients.items()
+                      if 'dense_prediction' in name}
     return {name: np.asarray(array, np.float32) for name, array in (seen | {
         f'gradients/{name}': array for name, array in gradients.items()}).items()}
 

@@ -1,5 +1,7 @@
 """Folders in all their forms read alike; of what is wrong with one, a sentence says what."""
 
+import functools
+import math
 import re
 
 import jax
@@ -189,6 +191,67 @@ def test_an_encoder_of_texts_needs_its_pooler(tmp_path):
     del tensors['classifier.dense.weight']
     with pytest.raises(UserError, match='lacks the tensor classifier.dense.weight, which Electra'):
         params(make_folder(tmp_path, config, tensors))
+
+
+@pytest.fixture
+def discriminator(tmp_path):
+    """discriminator('name', {'hidden_act': ...}): the golden ELECTRA with the head that it was
+    pre-trained with; and the tensors of that head."""
+    config, tensors, _, _ = read('electra')
+    draw, D = np.random.default_rng(0), config['hidden_size']
+    head = {f'discriminator_predictions.{name}': draw.normal(size=shape).astype(np.float32)
+            for name, shape in {'dense.weight': (D, D), 'dense.bias': (D,),
+                                'dense_prediction.weight': (1, D), 'dense_prediction.bias': (1,)
+                                }.items()}
+    tensors = {name: array for name, array in tensors.items() if 'classifier' not in name} | head
+
+    def discriminator(name='discriminator', **options):
+        said = {'architectures': ['ElectraForPreTraining'], 'id2label': {}, 'label2id': {}}
+        return make_folder(tmp_path / name, config | said | options, tensors), head
+    return discriminator
+
+
+def test_the_discriminator_tells_which_tokens_were_replaced(discriminator):
+    """The probability of each token is the sigmoid of its logit (Clark et al. 2020, section 2),
+    here in NumPy of the encoder's output."""
+    folder, head = discriminator()
+    found, ours = opened(folder)
+    assert found.labels == ('O', 'replaced')
+    inputs = np.arange(8).reshape(2, 4), np.array([4, 3]), np.zeros((2, 4), int)
+    apply = functools.partial(build(found.config).apply, {'params': ours}, *inputs)
+    x_BTD = np.asarray(apply(method='features')[-1], np.float64)
+    dense, last = (f'discriminator_predictions.{name}' for name in ('dense', 'dense_prediction'))
+    h_BTD = x_BTD @ head[f'{dense}.weight'].T + head[f'{dense}.bias']
+    h_BTD = h_BTD * 0.5 * (1 + np.vectorize(math.erf)(h_BTD / math.sqrt(2)))
+    logits_BT = (h_BTD @ head[f'{last}.weight'].T + head[f'{last}.bias'])[..., 0]
+    np.testing.assert_allclose(jax.nn.softmax(apply())[..., 1], 1 / (1 + np.exp(-logits_BT)),
+                               atol=1e-5)
+
+
+def test_the_discriminator_is_written_as_it_was_and_after_training_as_the_difference(
+        discriminator, tmp_path):
+    folder, head = discriminator()
+    found, ours = opened(folder)
+    ours, moved = by_path(ours), np.float32(0.25)
+    for name, change in (('same', 0), ('trained', moved)):
+        both = np.array([change, 0], np.float32)
+        arrays = ours | {'head/bias': ours['head/bias'] + both}
+        (tmp_path / name).mkdir()
+        assert write_checkpoint(tmp_path / name, found.config, arrays, 'electra', found.labels) == (
+            'ElectraForPreTraining', [])
+        again = open_checkpoint(tmp_path / name).tensors
+        last = 'discriminator_predictions.dense_prediction.bias'
+        assert again[last] == head[last] - change
+        assert all(np.array_equal(again[each], array) for each, array in head.items()
+                   if each != last)
+
+
+def test_tags_through_a_pooler_have_a_class_in_electra_alone(discriminator, tmp_path):
+    found, ours = opened(discriminator()[0])
+    with pytest.raises(UserError, match='bert: model.pooler is True, there words are seen without'):
+        write_checkpoint(tmp_path, found.config, by_path(ours), 'bert', found.labels)
+    with pytest.raises(UserError, match='activation=relu is not supported with this architecture'):
+        config_in(discriminator('other', hidden_act='relu')[0])
 
 
 def test_bart_without_a_bias_of_the_logits(tmp_path):

@@ -41,7 +41,8 @@ def test_the_same_numbers(kind, tmp_path, parity_table):
 
 
 HEADS = [f'BertFor{head}' for head in (
-    'MaskedLM', 'SequenceClassification', 'TokenClassification', 'QuestionAnswering')]
+    'MaskedLM', 'SequenceClassification', 'TokenClassification', 'QuestionAnswering')] + [
+    'ElectraForPreTraining']
 
 
 @pytest.mark.parametrize('kind', [*ONE_OF_EACH, *HEADS, 'BertModel', 'T5Model'])
@@ -72,8 +73,7 @@ def test_in_bfloat16_hardly_further_from_float32_than_theirs(kind, tmp_path):
         assert 0 < mine <= 2 * theirs, name
 
 
-@pytest.mark.parametrize('kind', sorted(
-    KINDS.keys() - {'GPT2Model', 'T5Model', 'ElectraForPreTraining'}))  # written as others
+@pytest.mark.parametrize('kind', sorted(KINDS.keys() - {'GPT2Model', 'T5Model'}))  # as others
 def test_written_back_bit_by_bit(kind, tmp_path):
     model, found, _ = saved(kind, tmp_path)
     _, params = opened(tmp_path)

@@ -167,7 +167,8 @@ def _seen(found, batch: dict, objective: str) -> dict:
     elif objective == 'mlm_nsp':
         seen |= {'logits': found.prediction_logits, 'next': found.seq_relationship_logits}
     elif batch['head']:
-        seen['logits'] = found.logits
+        logits = found.logits
+        seen['logits'] = logits[..., None] if logits.shape == batch['real'].shape else logits
     else:
         seen['logits'] = seen['hidden/encoder' if objective == 'none' else 'hidden/decoder'][-1]
     if found.get('pooler_output') is not None:

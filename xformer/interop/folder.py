@@ -51,7 +51,8 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """Of a classifier or tagger, in the order of its outputs."""
-        return _labels(self.theirs) if self.config.data.objective in CHOOSING else ()
+        return (_labels(self.theirs, self.architecture)
+                if self.config.data.objective in CHOOSING else ())
 
     @property
     def table(self) -> Table:
@@ -168,9 +169,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architecture
             ) -> tuple[Config, list[str]]:
     """(configuration as config.json and generation_config.json have it, what they say besides)."""
-    objective, labels = _objective(theirs, architecture), len(_labels(theirs))
-    model = {**family.model, **architecture.model,
-             **to_model(family.adjust(theirs), family.options)}
+    objective, labels = _objective(theirs, architecture), len(_labels(theirs, architecture))
+    said = to_model(family.adjust(theirs), family.options)
+    for field, value in architecture.model.items():
+        if said.get(field, value) != value:
+            raise UserError(f'model.{field}={said[field]} is not supported with this '
+                            f'architecture, only {value} is')
+    model = {**family.model, **architecture.model, **said}
     if objective in CHOOSING:
         model['num_labels'] = labels
     config = override(UNTRAINED, {f'model.{field}': value for field, value in model.items()
@@ -187,9 +192,11 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
     return config, aside
 
 
-def _labels(theirs: Theirs) -> tuple[str, ...]:
+def _labels(theirs: Theirs, architecture: Architecture) -> tuple[str, ...]:
     """Of a classifier or tagger; transformers takes two where config.json names none."""
     names, count = theirs.get('id2label') or {}, theirs.get('num_labels', 2)
+    if architecture.labels and len(names) != len(architecture.labels):
+        return architecture.labels
     if not names and count > MOST_LABELS:
         raise UserError(f'num_labels={count} is more than any model here has ({MOST_LABELS:,})')
     return tuple(str(names.get(str(i), f'LABEL_{i}')) for i in range(len(names) or count))
@@ -228,11 +235,11 @@ def _objective(theirs: Theirs, architecture: Architecture) -> str:
     problem = theirs.get('problem_type')
     if problem == 'multi_label_classification':
         raise UserError(f'problem_type={problem!r} is not supported: a text has one label here')
-    numbers = len(_labels(theirs)) == 1
-    if problem == 'regression' and not numbers:
-        raise UserError(f'problem_type={problem!r} of {len(_labels(theirs))} numbers is not '
+    count = len(_labels(theirs, architecture))
+    if problem == 'regression' and count != 1:
+        raise UserError(f'problem_type={problem!r} of {count} numbers is not '
                         'supported: a text has one number here')
-    return 'regress' if numbers else 'classify'
+    return 'regress' if count == 1 else 'classify'
 
 
 def _tied(found: Checkpoint) -> dict[str, str]:
@@ -256,9 +263,10 @@ def _tied(found: Checkpoint) -> dict[str, str]:
 def _pooled(found: Checkpoint) -> dict[str, bool]:
     """Whether there is a pooler, and something that uses it: a head of texts cannot do without."""
     place = found.table.get('encoder/pooler/kernel')
-    if found.config.data.objective in ('classify', 'regress'):
+    objective = found.config.data.objective
+    if objective in ('classify', 'regress') or 'encoder/pooler/kernel' in found.architecture.head:
         return {'model.pooler': place is not None}
-    uses = found.config.data.objective in ('none', 'mlm_nsp')
+    uses = objective in ('none', 'mlm_nsp')
     return {'model.pooler': uses and place is not None and place.name in found.tensors}
 
 
@@ -356,6 +364,9 @@ def _misfit(family: Family, config: Config) -> str | None:
         return f'data.objective={config.data.objective} has no architecture there'
     if family.architectures[name].objective == 'classify' and not config.model.pooler:
         return 'model.pooler is False, there heads see the first token through a pooler'
+    if config.data.objective == 'tag' and config.model.pooler and (
+            'encoder/pooler/kernel' not in family.architectures[name].head):
+        return 'model.pooler is True, there words are seen without one'
     try:
         again = _read_again(family, config)
     except UserError as error:

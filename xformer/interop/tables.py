@@ -22,16 +22,22 @@ class Place(NamedTuple):
     parts: int = 1
     skip: int = 0  # rows of theirs that ours is without
     row: bool = False  # theirs is [1, n], ours [n]
+    sigmoid: bool = False  # theirs is one output, ours two, of which the first is 0: a softmax
 
     def ours(self, theirs: np.ndarray) -> np.ndarray:
-        """The array of ours, a view. Raises ValueError where the shape does not allow it."""
+        """The array of ours, a view but of a `sigmoid`. Raises ValueError for shapes that do not
+        allow it."""
         array = theirs.reshape(-1) if self.row else theirs.T if self.turned else theirs
+        if self.sigmoid:
+            return np.concatenate([np.zeros_like(array), array], axis=-1)
         return np.split(array[self.skip:], self.parts, axis=-1)[self.part]
 
     def theirs(self, array: np.ndarray) -> np.ndarray:
         """The inverse of `ours`, but for the other parts; skipped rows are zero."""
         if self.skip:
             array = np.concatenate([np.zeros((self.skip, *array.shape[1:]), array.dtype), array])
+        if self.sigmoid:
+            array = array[..., 1:] - array[..., :1]
         return array[None] if self.row else array.T if self.turned else array
 
 
@@ -42,6 +48,11 @@ def linear(ours: str, theirs: str) -> Table:
     """torch.nn.Linear."""
     return {f'{ours}/kernel': Place(f'{theirs}.weight', turned=True),
             f'{ours}/bias': Place(f'{theirs}.bias')}
+
+
+def sigmoid(ours: str, theirs: str) -> Table:
+    """torch.nn.Linear to one output, through a sigmoid."""
+    return {path: place._replace(sigmoid=True) for path, place in linear(ours, theirs).items()}
 
 
 def conv1d(ours: str, theirs: str, part: int = 0, parts: int = 1) -> Table:

@@ -56,11 +56,11 @@ class Encoder(nn.Module):
         mask = Mask(key_lengths_B=lengths_B).packed(packing)
         return self.encoder(x_BTD, mask, positions_BT, look=look, at_BP=at_BP)
 
-    def pool(self, x_BPD) -> jax.Array:
-        """pooled_BD: a linear map of the first column and tanh (section 3.2, NSP's input), or in
-        heads of DistilBERT and ELECTRA another activation."""
+    def pool(self, x: jax.Array) -> jax.Array:
+        """A linear map and tanh, of the first token (section 3.2, NSP's input), or in heads of
+        DistilBERT and ELECTRA another activation, there also of every token."""
         activation = {**ACTIVATIONS, 'tanh': jnp.tanh}[self.config.pooler_activation]
-        return activation(self.pooler(x_BPD[:, 0]))
+        return activation(self.pooler(x))
 
 
 class MaskedLM(nn.Module):
@@ -89,7 +89,7 @@ class MaskedLM(nn.Module):
             return self._logits(self.encoder.at(masked_BP, inputs_BT, lengths_B, types_BT)), None
         at_BQ = jnp.pad(masked_BP, ((0, 0), (1, 0)))  # the first token before them
         x_BQD = self.encoder.at(at_BQ, inputs_BT, lengths_B, types_BT)
-        return self._logits(x_BQD[:, 1:]), self.next_sentence_head(self.encoder.pool(x_BQD))
+        return self._logits(x_BQD[:, 1:]), self.next_sentence_head(self.encoder.pool(x_BQD[:, 0]))
 
     def look(self, ids_BT, lengths_B, types_BT=None) -> dict:
         """As `Encoder.look`."""

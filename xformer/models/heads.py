@@ -15,8 +15,9 @@ NEVER = -1e9  # a logit of what is not allowed: finite, so that losses stay numb
 class Labeller(nn.Module):
     """The encoder, dropout and a linear map (Devlin et al. 2019, section 4).
 
-    Of a text it sees the pooled first token, or without a pooler the mean of all tokens. With no
-    outputs it has no head, and returns what a head would see.
+    Of a text it sees the pooled first token, or without a pooler the mean of all tokens; of a
+    token it sees that, pooled if there is a pooler (ELECTRA; Clark et al. 2020). With no outputs
+    it has no head, and returns what a head would see.
     """
 
     config: ModelConfig
@@ -32,12 +33,14 @@ class Labeller(nn.Module):
     def __call__(self, inputs_BT, lengths_B, types_BT) -> jax.Array:
         """outputs_BO, or outputs_BTO of every token (noise beyond a row's length); float32."""
         inputs = inputs_BT, lengths_B, types_BT
-        if self.config.pooler and not self.per_token:
-            first_B1 = jnp.zeros((len(inputs_BT), 1), jnp.int32)
-            seen = self.encoder.pool(self.encoder.at(first_B1, *inputs))
-        else:
+        if not self.config.pooler:
             x_BTD = self.encoder(*inputs)
             seen = x_BTD if self.per_token else self._mean(x_BTD, lengths_B)
+        elif self.per_token:
+            seen = self.encoder.pool(self.encoder(*inputs))
+        else:
+            first_B1 = jnp.zeros((len(inputs_BT), 1), jnp.int32)
+            seen = self.encoder.pool(self.encoder.at(first_B1, *inputs)[:, 0])
         return self.head(self.drop(seen)) if self.outputs else seen
 
     def look(self, ids_BT, lengths_B, types_BT=None) -> dict:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xformer.config import UserError
 from xformer.interop.families.family import Architecture, Family
 from xformer.interop.options import ACTIVATIONS, Option, Theirs, chosen, fixed
-from xformer.interop.tables import Place, Table, embedding, linear, norm, within
+from xformer.interop.tables import Place, Table, embedding, linear, norm, sigmoid, within
 
 ENCODER = {'family': 'encoder', 'num_decoder_layers': 0, 'embedding_norm': True,
            'positions': 'learned', 'embedding_scale': 'none', 'init': 'bert'}
@@ -183,6 +183,10 @@ ELECTRA = Family(
     ENCODER, lambda model: {
         **encoder('electra'),
         **within('encoder', 'electra', linear('input_embedding/project', 'embeddings_project'))}, {
-        **heads('Electra', two_layers('gelu', 'classifier.dense', 'classifier.out_proj')),
-        'ElectraForPreTraining': Architecture('none')},
+        'ElectraForPreTraining': Architecture('tag', {  # which tokens a generator has replaced
+            **linear('encoder/pooler', 'discriminator_predictions.dense'),
+            **sigmoid('head', 'discriminator_predictions.dense_prediction')},
+            {'activation': 'gelu', 'pooler': True, 'pooler_activation': 'gelu', 'num_labels': 2},
+            labels=('O', 'replaced')),
+        **heads('Electra', two_layers('gelu', 'classifier.dense', 'classifier.out_proj'))},
     prefix='electra', ignored=['*embeddings.position_ids'])

@@ -39,13 +39,14 @@ class Architecture:
     """One of Hugging Face's classes: what it was trained for, and the tensors of its head.
 
     `model` are fields of ModelConfig that differ from the family's. `bare`: its files leave out
-    the family's prefix.
+    the family's prefix. `labels`: of its outputs, where config.json names none.
     """
 
     objective: str
     head: Table = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     bare: bool = False
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
