@@ -27,7 +27,8 @@ from xformer.console import counting, say
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
     reading.define_files(values)
-    flags.DEFINE_string('output', None, '.npz file to write', flag_values=values)
+    flags.DEFINE_string('output', '-', '.npz file to write, - for standard output',
+                        flag_values=values)
     flags.DEFINE_enum('pool', None, ['mean', 'cls', 'max', 'last4'], 'mean or maximum over the '
                       "tokens, an encoder's first token, or the mean of the last four layers side "
                       'by side (default: as a sentence-transformers folder says, else mean)',
@@ -83,13 +84,14 @@ def main(argv: list[str]) -> None:
         from xformer.evaluate.embeddings import clustered
         found['clusters'] = clustered(embeddings, values.clusters, values.seed)
     _print_neighbours(values, queries, embeddings, texts)
-    if not (values.output or values.query or values.labels):
+    to_file = values.output != '-'
+    if not (to_file or values.query or values.labels):
         for text, vector in zip(texts, embeddings):
             print(json.dumps({'text': text, 'embedding': [round(float(x), 6) for x in vector]},
                              ensure_ascii=False))
     if labels:
         print(json.dumps(_measured(embeddings, labels, found.get('clusters'))))
-    if values.output:
+    if to_file:
         import numpy as np
         part = Path(f'{values.output}.part')
         with open(part, 'wb') as file:
@@ -101,12 +103,12 @@ def main(argv: list[str]) -> None:
 def _check(values: flags.FlagValues) -> None:
     """Raises UserError for options that do not go together."""
     reading.check_output(values.output)
-    if values.output and not values.output.endswith('.npz'):
+    if values.output != '-' and not values.output.endswith('.npz'):
         raise UserError(f'--output={values.output} is to be an .npz file; give it that ending')
     for flag, other in ('nearest', 'query'), ('seed', 'clusters'):
         if values[flag].present and not values[other].value:
             raise UserError(f'--{flag} has no effect without --{other}; give both, or neither')
-    if values.clusters and not (values.output or values.labels):
+    if values.clusters and values.output == '-' and not values.labels:
         raise UserError('--clusters has no effect without --output, which keeps them, or --labels, '
                         'which measures them; give one')
 

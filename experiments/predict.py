@@ -10,7 +10,7 @@
         --prompt=$'It is small.\\tIt is fast, too.'
 
 What the model was trained on decides. One line of input is one text; a pair, or a question and
-its context, are parted by a tab. A JSON line each, in the order of the inputs.
+its context, are separated by a tab. A JSON line each, in the order of the inputs.
 """
 
 import json
@@ -25,7 +25,7 @@ from xformer.console import counting, say
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
     reading.define_cut(values)
-    reading.define_texts(values, 'a text, or two parted by a tab')
+    reading.define_texts(values, 'a text, or two separated by a tab')
     flags.DEFINE_alias('text', 'prompt', flag_values=values)
     reading.define_output(values)
     flags.DEFINE_integer('top', 5, 'fillers of each [MASK]', lower_bound=1, flag_values=values)
@@ -85,8 +85,8 @@ def _example(number: int, text: str, config: Config, pair: bool) -> tuple[str, s
     parts, objective = text.split('\t'), config.data.objective
     one, two = objective == 'tag', pair or objective == 'answer'
     if len(parts) not in range(1 + two, 3 - one) or not all(part.strip() for part in parts):
-        wanted = ('two texts parted by a tab' if two else
-                  'one text' if one else 'a text, or two parted by a tab')
+        wanted = ('two texts separated by a tab' if two else
+                  'one text' if one else 'a text, or two separated by a tab')
         raise UserError(f'input {number} ({text[:40]!r}) must be {wanted}, none of them empty')
     return parts[0], parts[1] if len(parts) == 2 else ''
 

@@ -6,7 +6,7 @@
         --output=looks --layer=2 --head=0
     python -m experiments.visualize --model=runs/g2p_quickstart --split=dev --output=looks
 
-One line of input is one text, for an encoder also two parted by a tab; for a seq2seq model
+One line of input is one text, for an encoder also two separated by a tab; for a seq2seq model
 source<TAB>target, or a source alone, whose output is then written by greedy decoding. Of a
 --split, eight at most are taken, evenly spaced. Writes into the new folder --output:
 

@@ -58,13 +58,14 @@ class ModelConfig:
                             'before all cosines (Marian)', (
                                 'sinusoidal', 'sinusoidal_halves', 'learned', 'rotary', 'relative',
                                 'alibi', 'none'))
-    rotary_base: float = option(10_000.0, 'longest wavelength of rotary positions ÷ 2π')
+    rotary_base: float = option(10_000.0, 'base of the rotary frequencies')
     relative_buckets: int = option(32, 'distances that relative positions tell apart')
     relative_distance: int = option(128, 'distance from which on relative positions are one')
     window: int = option(0, 'self-attention sees fewer than this many positions away; 0 sees all')
     embedding_scale: str = option('input', 'embeddings × √D (original), or logits ÷ √D (T5)',
                                   ('input', 'output', 'none'))
-    scale_scores: bool = option(True, 'attention scores ÷ √H; without it smaller queries (T5)')
+    scale_scores: bool = option(True, 'attention scores ÷ √H; if false, queries begin √H times '
+                                'smaller (T5)')
     tie_embeddings: str = option('all', 'one matrix for source, target and output; for the two '
                                  'inputs; or one each', ('all', 'inputs', 'none'))
     biases: bool = option(True, 'in linear maps and LayerNorm')
@@ -362,7 +363,8 @@ def from_json(text: str, where: str = 'config.json') -> Config:
     except json.JSONDecodeError as error:
         raise UserError(f'{where} is not valid JSON ({error}); restore it from a copy') from None
     if not isinstance(tree, dict) or not all(isinstance(part, dict) for part in tree.values()):
-        raise UserError(f'{where} is not a configuration: expected sections with fields')
+        raise UserError(f'{where} is not a configuration: expected sections with fields (a Hugging '
+                        'Face folder has "model_type" and "architectures" there: add them)')
     try:
         return override(Config(), {f'{section}.{name}': value for section, part in tree.items()
                                    for name, value in part.items()})
@@ -377,7 +379,8 @@ def read_config(folder: Path) -> Config:
         what = ('holds no config.json' if folder.is_dir() else
                 'is a file' if folder.exists() else 'does not exist')
         raise UserError(f'{folder} is not a run folder (it {what}); give the --workdir of a '
-                        'training run')
+                        'training run, or a Hugging Face folder on this machine (hf download NAME '
+                        '--local-dir FOLDER)')
     try:
         text = path.read_text(encoding='utf-8')
     except UnicodeDecodeError as error:

@@ -146,7 +146,7 @@ def test_refused(family, arguments, sentence, untrained):
 
 def test_labels_and_columns_that_do_not_fit_are_refused(labels, tmp_path):
     run, _ = labels
-    for text, sentence in (('a\tb\tc', 'must be a text, or two parted by a tab'),
+    for text, sentence in (('a\tb\tc', 'must be a text, or two separated by a tab'),
                            ('a\t', 'none of them empty')):
         with pytest.raises(UserError, match=sentence):
             predict.main(['predict', f'--model={run}', f'--prompt={text}'])

@@ -250,8 +250,18 @@ def test_tags_through_a_pooler_have_a_class_in_electra_alone(discriminator, tmp_
     found, ours = opened(discriminator()[0])
     with pytest.raises(UserError, match='bert: model.pooler is True, there words are seen without'):
         write_checkpoint(tmp_path, found.config, by_path(ours), 'bert', found.labels)
-    with pytest.raises(UserError, match='activation=relu is not supported with this architecture'):
+    with pytest.raises(UserError, match='activation=relu is not .* architecture ElectraModel'):
         config_in(discriminator('other', hidden_act='relu')[0])
+    with pytest.raises(UserError, match='lacks the tensor classifier.bias and 1 more'):
+        params(discriminator('tags', architectures=['ElectraForTokenClassification'])[0])
+
+
+def test_roberta_has_one_kind_of_segment_however_many_its_embeddings_have(tmp_path):
+    config, tensors, _, _ = read('roberta')
+    one = params(make_folder(tmp_path / 'one', config, tensors))
+    name = 'roberta.embeddings.token_type_embeddings.weight'
+    more = tensors | {name: np.concatenate([tensors[name], 7 * np.ones_like(tensors[name])])}
+    assert same(params(make_folder(tmp_path / 'two', config | {'type_vocab_size': 2}, more)), one)
 
 
 def test_bart_without_a_bias_of_the_logits(tmp_path):

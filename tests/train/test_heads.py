@@ -1,5 +1,7 @@
 """Heads: losses and scores by other means, parts that add up, what is frozen, what is loaded."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from xformer.models import build, init_params
 from xformer.models.heads import answer_logits
 from xformer.train.optimizer import by_layer, make_optimizer
 from xformer.train.parallel import Parallel
-from xformer.train.start import merged
+from xformer.train.start import Start, merged
 from xformer.train.step import make_steps
 from xformer.train.tasks import task_of, total_summary
 
@@ -206,6 +208,19 @@ def test_what_begins_with_a_pooler_has_its_activation_and_positions_without_end_
     _, changes = adapted(override(config, {'model.pooler': False}),
                          override(source, {'model.positions': 'sinusoidal'}))
     assert changes == {'model.positions': 'sinusoidal'}
+
+
+def test_a_layer_before_a_head_of_tags_is_part_of_that_head():
+    tags = override(config_of('tag'), {'model.pooler': True, 'model.pooler_activation': 'gelu'})
+    assert adapted(override(config_of('classify'), {'model.pooler': True}), tags)[1] == {}
+    assert adapted(override(config_of('tag'), {'model.pooler': True}), tags)[1] == {
+        'model.pooler_activation': 'gelu'}
+    params = {'encoder': {'pooler': 1, 'embedding': 2}, 'head': 3}
+    tokenizers = SimpleNamespace(labels=('a', 'b'))
+    start = Start(tokenizers, params, {}, 'tag')
+    assert start.for_head('classify', ('a', 'b')).params == {'encoder': {'embedding': 2}}
+    assert start.for_head('tag', ('a', 'c')).params == {'encoder': params['encoder']}
+    assert start.for_head('tag', ('a', 'b')).params == params
 
 
 def test_other_shapes_are_new_and_said_to_be():

@@ -19,7 +19,7 @@ BATCH_TOKENS = 4096
 def fill_masks(texts: Sequence[str], config: Config, model: MaskedLM, params,
                tokenizers: Tokenizers, compilations: Compilations, top: int,
                progress: Callable[[int], None] = lambda done: None) -> list[dict]:
-    """For each MARK of each text (or two, parted by a tab) its `top` fillers with their
+    """For each MARK of each text (or two, separated by a tab) its `top` fillers with their
     probabilities: {'masks': [[{'token', 'p'}, ...], ...]}. Raises UserError for a text without
     one."""
     for number, text in enumerate(texts, start=1):

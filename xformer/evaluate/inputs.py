@@ -40,7 +40,7 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
     """Ids of each text as the model reads it.
 
     source EOS       seq2seq
-    BOS text EOS     an encoder; of two parted by a tab, BOS first EOS second EOS
+    BOS text EOS     an encoder; of two separated by a tab, BOS first EOS second EOS
     BOS text         a decoder; BOS source EOS if it learnt pairs
 
     or as the template of a published model has it. With data.too_long=cut those too long are cut,

@@ -173,8 +173,9 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
     said = to_model(family.adjust(theirs), family.options)
     for field, value in architecture.model.items():
         if said.get(field, value) != value:
-            raise UserError(f'model.{field}={said[field]} is not supported with this '
-                            f'architecture, only {value} is')
+            raise UserError(f'model.{field}={said[field]} is not supported with the head of '
+                            f'{theirs["architectures"][0]}, only {value} is; for the encoder alone '
+                            f'name the architecture {_encoder(family)}')
     model = {**family.model, **architecture.model, **said}
     if objective in CHOOSING:
         model['num_labels'] = labels
@@ -190,6 +191,11 @@ def _config(folder: Path, theirs: Theirs, family: Family, architecture: Architec
         changes, more = generation.to_config(given, config.model)
         config, aside = override(config, changes), aside + more
     return config, aside
+
+
+def _encoder(family: Family) -> str:
+    """The architecture without a head."""
+    return next(name for name, each in family.architectures.items() if each.objective == 'none')
 
 
 def _labels(theirs: Theirs, architecture: Architecture) -> tuple[str, ...]:
@@ -225,7 +231,8 @@ def _as_its_tensors_say(name: str, family: Family, tensors: Tensors, sentences: 
     if other == named.objective and complete(named):
         return name
     return next((each for each, architecture in family.architectures.items()
-                 if architecture.objective == other and complete(architecture)), name)
+                 if (architecture.objective, architecture.labels) == (other, ()) and complete(
+                     architecture)), name)
 
 
 def _objective(theirs: Theirs, architecture: Architecture) -> str:

@@ -21,6 +21,7 @@ class Place(NamedTuple):
     part: int = 0  # of `parts` that theirs joins along its last axis
     parts: int = 1
     skip: int = 0  # rows of theirs that ours is without
+    rows: int | None = None  # of theirs after these, that are taken; all
     row: bool = False  # theirs is [1, n], ours [n]
     sigmoid: bool = False  # theirs is one output, ours two, of which the first is 0: a softmax
 
@@ -30,7 +31,7 @@ class Place(NamedTuple):
         array = theirs.reshape(-1) if self.row else theirs.T if self.turned else theirs
         if self.sigmoid:
             return np.concatenate([np.zeros_like(array), array], axis=-1)
-        return np.split(array[self.skip:], self.parts, axis=-1)[self.part]
+        return np.split(array[self.skip:][:self.rows], self.parts, axis=-1)[self.part]
 
     def theirs(self, array: np.ndarray) -> np.ndarray:
         """The inverse of `ours`, but for the other parts; skipped rows are zero."""
@@ -66,9 +67,9 @@ def norm(ours: str, theirs: str) -> Table:
     return {f'{ours}/scale': Place(f'{theirs}.weight'), f'{ours}/bias': Place(f'{theirs}.bias')}
 
 
-def embedding(ours: str, theirs: str, skip: int = 0) -> Table:
+def embedding(ours: str, theirs: str, skip: int = 0, rows: int | None = None) -> Table:
     """A table of rows."""
-    return {ours: Place(f'{theirs}.weight', skip=skip)}
+    return {ours: Place(f'{theirs}.weight', skip=skip, rows=rows)}
 
 
 def within(ours: str, theirs: str, table: Table) -> Table:

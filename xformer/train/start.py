@@ -19,12 +19,20 @@ class Start(NamedTuple):
     objective: str = ''
 
     def for_head(self, objective: str, labels: tuple[str, ...]) -> 'Start':
-        """Without the head where its outputs stand for something else, whatever their number."""
+        """Without the head where its outputs stand for something else, whatever their number; the
+        pooler of a head of tags is a layer of that head."""
         same = objective == 'answer' or labels == self.tokenizers.labels  # there they say nothing
         if objective == self.objective and same:
             return self
-        return self._replace(params={name: part for name, part in self.params.items()
-                                     if name != 'head'})
+        params = without(self.params, 'head')
+        if 'tag' in (objective, self.objective) and objective != self.objective:
+            params['encoder'] = without(params['encoder'], 'pooler')
+        return self._replace(params=params)
+
+
+def without(tree: dict, name: str) -> dict:
+    """A copy that lacks one part, if it has it."""
+    return {each: part for each, part in tree.items() if each != name}
 
 
 def merged(params: dict, given: dict) -> tuple[dict, list[tuple[str, str, int]]]:

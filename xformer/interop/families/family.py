@@ -15,7 +15,7 @@ NEUTRAL = frozenset((  # what config.json may say besides, which changes nothing
     'torchscript xla_device gradient_checkpointing chunk_size_feed_forward task_specific_params '
     'prefix finetuning_task language model_parallel save_step tie_weights_ is_llama_config '
     'transformers.js_config sbert_ce_default_activation_function sentence_transformers '
-    'force_bos_token_to_be_generated use_bfloat16 '
+    'force_bos_token_to_be_generated use_bfloat16 pretraining_tp '
     # initialisation, and the dropout of heads, which is model.dropout here
     'initializer_range initializer_factor init_std sinusoidal_pos_embds '
     'classifier_dropout classifier_dropout_prob '

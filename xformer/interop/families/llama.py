@@ -2,7 +2,7 @@
 
 from xformer.config import UserError
 from xformer.interop.families.family import Architecture, Family
-from xformer.interop.options import Option, Theirs, chosen, fixed
+from xformer.interop.options import Option, Theirs, chosen
 from xformer.interop.tables import Place, embedding, linear, norm, within
 
 _BLOCK = {
@@ -57,8 +57,7 @@ LLAMA = Family(
         Option('mlp_bias', 'biases', False),
         Option('bos_token_id', 'bos_id', 1),
         Option('eos_token_id', 'eos_id', 2, read=_first),
-        chosen('tie_word_embeddings', 'tie_embeddings', False, {False: 'none', True: 'all'}),
-        *fixed(pretraining_tp=1)],
+        chosen('tie_word_embeddings', 'tie_embeddings', False, {False: 'none', True: 'all'})],
     {'family': 'decoder', 'num_encoder_layers': 0, 'norm': 'rms', 'norm_position': 'pre',
      'positions': 'rotary', 'embedding_scale': 'none', 'init': 'gpt2', 'dropout': 0.0},
     lambda model: {
