@@ -13,6 +13,7 @@ experiments' small forms, to see that all works, and records nothing.
 import importlib.util
 import json
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -118,7 +119,7 @@ def reproduced(result: Result, folder: Path, seeds: int, smoke: bool) -> dict:
     manifests = [json.loads((run / 'manifest.json').read_text()) for run in sorted(runs)]
     return {'source': result.source, 'protocol': result.protocol, 'note': result.note,
             'seeds': seeds, 'lines': lines,
-            'commands': [' '.join(['python', '-m', *command]) for command in shown],
+            'commands': [shlex.join(['python', '-m', *command]) for command in shown],
             'configs': {each.name: json.loads((each / 'seed-0' / 'config.json').read_text())
                         for each in folders.values()},
             'hardware': ' and '.join(sorted(set(map(_hardware, manifests)))),
@@ -164,10 +165,13 @@ def _weights(package: str) -> Path:
 def _measured(line: Line, run: Path, commands: list[tuple[str, ...]], path: Path
               ) -> float | None:
     """The figure of a line. What each command has measured is kept in the file: none that has
-    ended is run twice."""
+    ended is run twice, unless the run is gone."""
     done = json.loads(path.read_text()) if path.exists() else {}
+    if not run.exists():
+        done = {command: found for command, found in done.items() if not any(
+            f'--{flag}={run} ' in f'{command} ' for flag in ('workdir', 'model'))}
     for command in commands:
-        if ' '.join(command) not in done or not run.exists():
+        if ' '.join(command) not in done:
             _run(command)
             done[' '.join(command)] = {} if command[0] == 'experiments.train' else _metrics(
                 line, run)
@@ -181,7 +185,7 @@ def _measured(line: Line, run: Path, commands: list[tuple[str, ...]], path: Path
 
 def _run(command: tuple[str, ...]) -> None:
     """Raises Failed unless it succeeds. A signal to stop goes on to it, so that it saves."""
-    say(' '.join(['python', '-m', *command]))
+    say(shlex.join(['python', '-m', *command]))
     child = subprocess.Popen([sys.executable, '-m', *command])
     stopped = []
 

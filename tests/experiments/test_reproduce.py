@@ -1,13 +1,15 @@
 """The ledger: what may be said of figures, by hand; its table; and a result reproduced in small."""
 
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from experiments import configs, ledger, reproduce
-from experiments.ledger import RESULTS, Line, Result, status
+from experiments.ledger import RESULTS, Line, Result, status, verdicts
 from xformer.checks import validate
 from xformer.config import UserError, override, writes_outputs
 from xformer.evaluate.scores import score
@@ -48,6 +50,18 @@ BASE = (25.8, [24.0, 24.5, 25.0])
 def test_whether_a_line_moves_as_the_published_one(published, values, base, expected):
     line = Line('x', 'scan', published, 'bleu', 'BLEU', against='base')
     assert status(line, values, 'another corpus', base) == expected
+
+
+@pytest.mark.parametrize('values, expected', [
+    ([600, 900], 'reproduced'), ([600, 500], 'missed in 1 of 2'), ([None, 900], 'reproduced')])
+def test_whether_a_line_is_reached_so_much_later_than_another(values, expected):
+    result = Result('', '', 1.0, (
+        Line('early', 'scan', None, 'x', 'updates', reaches=0.99),
+        Line('late', 'scan', None, 'y', 'updates', reaches=0.99, against='early',
+             ratio=(2.0, math.inf))))
+    ours = {'early': [300, 400], 'late': values}
+    assert verdicts(result, ours) == {'early': 'for comparison', 'late': expected}
+    assert verdicts(result, ours | {'early': [300, None]})['late'].startswith('missed')
 
 
 def test_means_of_several_seeds_are_compared_by_welchs_test():
@@ -160,6 +174,9 @@ def test_a_result_is_trained_measured_and_recorded(
     reproduce.main(['reproduce', '--result=tiny', '--seeds=1', f'--workdir={tmp_path / "runs"}'])
     assert len(ran) == 2
     run = tmp_path / 'runs/tiny/tiny.py/seed-0'
+    shutil.rmtree(run)  # nothing that was measured of it is true of another
+    reproduce.main(['reproduce', '--result=tiny', '--seeds=1', f'--workdir={tmp_path / "runs"}'])
+    assert ran[2:] == ran[:2]
     assert (run / 'metrics.jsonl').read_bytes() == (trained / 'metrics.jsonl').read_bytes()
     measured = json.loads((run / 'eval/dev.json').read_text())
     record = json.loads((tmp_path / 'results/tiny.json').read_text())

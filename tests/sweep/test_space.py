@@ -38,10 +38,11 @@ def test_a_grid_is_the_product_but_for_what_is_not_asked_for():
 
 
 def test_a_condition_may_ask_the_configuration():
-    text = 'optim.decay_fraction = 0.1 | 0.2 if optim.schedule = wsd'
-    space = parse_space(text, CONFIG)
-    assert grid(space, CONFIG) == [{}]
-    assert len(grid(space, override(CONFIG, {'optim.schedule': 'wsd'}))) == 2
+    text, config = 'optim.decay_fraction = 0.1 | 0.2 if optim.schedule = wsd', override(
+        CONFIG, {'optim.schedule': 'wsd'})
+    assert len(grid(parse_space(text, config), config)) == 2
+    with pytest.raises(UserError, match="never varies .*: optim.schedule is 'constant'"):
+        parse_space(text, CONFIG)
 
 
 def test_names_change_together():
@@ -112,6 +113,17 @@ def test_some_ranges_have_no_grid(text, kind):
 def test_a_grid_of_fractions_ends_where_it_says():
     space = parse_space('model.dropout = 0 .. 0.3 step 0.1', CONFIG)
     assert [row['model.dropout'] for row in grid(space, CONFIG)] == [0.0, 0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize('values, high', [
+    ('0 .. 40 step 15', 30), ('0 .. 1000000000', 10**9)])  # too many to be listed
+def test_draws_and_optuna_reach_the_last_step_and_no_further(values, high):
+    space = parse_space(f'optim.warmup_steps = {values}', CONFIG)
+    found = [draw(space, CONFIG, 0, number)['optim.warmup_steps'] for number in range(200)]
+    assert 0.97 * high <= max(found) <= high and min(found) <= 0.03 * high
+    trial = optuna.create_study().ask()
+    space[0].suggested(trial)
+    assert trial.distributions['optim.warmup_steps'].high == high
 
 
 def test_whole_numbers_are_drawn_by_their_logarithms_too():

@@ -14,7 +14,7 @@ from waiting import wait_for
 
 from xformer.config import Config, UserError, override
 from xformer.sweep import storage, study
-from xformer.sweep.space import parse_space
+from xformer.sweep.space import draw, parse_space
 from xformer.sweep.storage import storage_of
 from xformer.sweep.study import ATTEMPTS, STOPPED, Plan, join, machine
 
@@ -188,7 +188,7 @@ def test_a_sweep_goes_on_where_fields_are_newer(worker):
     assert worker().claim()
     config['decode']['beam_size'] = 7
     one.study.set_user_attr('plan', older | {'config': json.dumps(config)})
-    with pytest.raises(UserError, match='has another config'):
+    with pytest.raises(UserError, match='has another decode.beam_size: 7 there, 4 here'):
         worker()
 
 
@@ -278,6 +278,35 @@ def test_another_plan_is_refused(worker):
     worker()
     with pytest.raises(UserError, match='the sweep sweep has another seeds: 1 there, 3 here'):
         worker(seeds=3)
+    changed = override(CONFIG, {'model.dropout': 0.3})
+    with pytest.raises(UserError, match='has another model.dropout: 0.1 there, 0.3 here'):
+        worker(config=changed)
+    with pytest.raises(UserError, match='has another trials: 4 there, 3 here'):
+        worker(trials=3)
+    worker(text=TEXT.replace(' ', '   ') + '  # ten each')
+    with pytest.raises(UserError, match='has another space'):
+        worker(text='optim.warmup_steps = 0 .. 40 step 10',
+               space=parse_space('optim.warmup_steps = 0 .. 40 step 10', CONFIG))
+
+
+@pytest.mark.parametrize('sampler', ['random', 'tpe'])
+def test_a_sweep_that_has_ended_goes_on_with_more_trials(sampler, worker):
+    one = worker(trials=2, sampler=sampler)
+    served = [one.claim(), one.claim()]
+    settings = [one.settings(trial) for trial in served]
+    for trial in served:
+        one.end(trial, TrialState.COMPLETE, 1.0)
+    assert one.finished()
+    more = worker(trials=3, sampler=sampler)
+    third = more.claim()
+    assert place(third) == 2 and more.claim() is None and not more.finished()
+    assert one.claim() is None and one.finished()  # was asked for two
+    more.end(third, TrialState.COMPLETE, 2.0)
+    assert more.finished() and [len(trials) for trials in more.by_place()] == [1, 1, 1]
+    if sampler == 'random':
+        assert settings == [draw(more.plan.space, CONFIG, 0, number) for number in range(2)]
+    with pytest.raises(UserError, match='has another trials: 3 there, 2 here'):
+        worker(trials=2, sampler=sampler)
 
 
 def test_a_database_that_cannot_be_reached_is_one_sentence(tmp_path):

@@ -35,7 +35,8 @@ def drawn(sweep: Sweep) -> Table:
     for name in ('trial', 'state', 'step', sweep.plan.measure, 'settings'):
         table.add_column(name, justify='left' if name in ('state', 'settings') else 'right')
     complete = [row for row in rows if row.state == 'complete']
-    begun = [row for row in rows if row.state not in ('complete', 'waiting')]
+    begun = sorted((row for row in rows if row.state not in ('complete', 'waiting')),
+                   key=lambda row: row.state != 'running')
     for row in [*complete[:BEST], *begun[:OTHERS]]:
         table.add_row(str(row.place), row.state, *_reached(row), listed(row.settings))
     return table

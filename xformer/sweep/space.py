@@ -61,17 +61,30 @@ class Dimension:
             kind = 'log range' if self.log else 'range without a step'
             raise UserError(f'{self.key} is a {kind}, of which there is no grid; '
                             'give it a step, or choices, or take another --sampler')
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        values = (self.low + i * self.step for i in range(count))
-        return [value if isinstance(value, int) else float(f'{value:.12g}') for value in values]
+        return [self._stepped(i) for i in range(self._steps + 1)]
+
+    @property
+    def _last(self) -> float:
+        """The highest value: what steps of this size reach."""
+        return self.high if self.step is None or self.log else self._stepped(self._steps)
+
+    @property
+    def _steps(self) -> int:
+        return math.floor((self.high - self.low) / self.step + 1e-9)
+
+    def _stepped(self, i: int) -> float:
+        value = self.low + i * self.step
+        return value if isinstance(value, int) else float(f'{value:.12g}')
 
     def drawn(self, random: np.random.Generator) -> Any:
         """One of them, each as probable as the others; of a log range by the logarithm."""
         if self.log:
             value = float(np.exp(random.uniform(np.log(self.low), np.log(self.high))))
             return round(value) if isinstance(self.low, int) else value
-        if self.choices or self.step is not None:
-            return random.choice(np.array(self.listed(), object))
+        if self.choices:
+            return random.choice(np.array(self.labels, object))
+        if self.step is not None:
+            return self._stepped(int(random.integers(self._steps + 1)))
         return float(random.uniform(self.low, self.high))
 
     def suggested(self, trial) -> Any:
@@ -79,8 +92,8 @@ class Dimension:
         if self.choices:
             return trial.suggest_categorical(self.key, self.labels)
         if isinstance(self.low, int):
-            return trial.suggest_int(self.key, self.low, self.high, step=self.step, log=self.log)
-        return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+            return trial.suggest_int(self.key, self.low, self._last, step=self.step, log=self.log)
+        return trial.suggest_float(self.key, self.low, self._last, step=self.step, log=self.log)
 
 
 Space = tuple[Dimension, ...]
@@ -106,6 +119,12 @@ def parse_space(text: str, config: Config) -> Space:
         if any(asked in later.names for later in space[number:]):
             raise UserError(f'--space asks for {asked} before it varies it; put the line of '
                             f'{dimension.key} below')
+        if asked and asked not in names:
+            _, values = dimension.condition
+            there = to_flat(config)[asked]
+            if there not in values:
+                raise UserError(f'--space never varies {dimension.key}: {asked} is {there!r}; vary '
+                                'it, too, or give it another value by --config')
     if 'train.seed' in names:
         raise UserError('--space varies train.seed; give the number of --seeds instead')
     return tuple(space)

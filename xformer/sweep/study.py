@@ -23,9 +23,9 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from xformer.config import Config, UserError, from_json, measure_of, to_json
+from xformer.config import Config, UserError, diff, from_json, measure_of, to_json
 from xformer.console import say
-from xformer.sweep.space import Settings, Space, draw, grid, settings_of
+from xformer.sweep.space import Settings, Space, draw, grid, parse_space, settings_of
 
 COMPLETE_FIRST = 5  # trials, before the median is looked at
 BEAT_SECONDS = 5.0
@@ -99,8 +99,9 @@ class Sweep:
         """The trials of each place, by number, without those that another made needless."""
         found: list[list[FrozenTrial]] = [[] for _ in range(self.plan.trials)]
         for trial in self.trials():
-            if not trial.user_attrs.get('needless'):
-                found[trial.user_attrs['place']].append(trial)
+            place = trial.user_attrs['place']
+            if not trial.user_attrs.get('needless') and place < self.plan.trials:
+                found[place].append(trial)  # beyond are those of workers that were asked for more
         return found
 
     def claim(self) -> optuna.Trial | None:
@@ -110,7 +111,8 @@ class Sweep:
             self._bury()
             self._fill()
             for trial in self.trials():
-                if trial.state is TrialState.WAITING and self._take(trial):
+                mine = trial.user_attrs['place'] < self.plan.trials
+                if mine and trial.state is TrialState.WAITING and self._take(trial):
                     self._mine.add(trial._trial_id)
                     study = optuna.load_study(
                         study_name=self.study.study_name, storage=self.storage,
@@ -280,14 +282,28 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str, anew: bool
     there = study.user_attrs.get('plan') or plan.to_row()  # its maker may be about to say
     # fields that are newer than the sweep have their defaults
     there = there | {'config': to_json(from_json(there['config'], f'the sweep {name}'))}
-    for what, value in plan.to_row().items():
-        if there[what] != value:
-            raise UserError(f'the sweep {name} has another {what}: {there[what]!r} there, '
-                            f'{value!r} here; choose another --workdir, or the same to go on')
+    if plan.sampler != 'grid' and there['trials'] < plan.trials:  # more of the same are no others
+        there['trials'] = plan.trials
+        study.set_user_attr('plan', there)
+    _same(name, there, plan)
     if anew:
         study.set_user_attr('forgiven', [trial.number for trial in study.get_trials(
             deepcopy=False, states=[TrialState.FAIL])])
     return Sweep(study, storage, storage.get_study_id_from_name(name), plan)
+
+
+def _same(name: str, there: dict[str, Any], plan: Plan) -> None:
+    """Raises UserError where the sweep has another plan."""
+    before = from_json(there['config'])
+    others = diff(before, plan.config)
+    if not others and parse_space(there['space'], before) != plan.space:
+        others['space'] = there['space'], plan.text
+    others |= {what: (there[what], value) for what, value in plan.to_row().items()
+               if what not in ('config', 'space') and there[what] != value}
+    if others:
+        what, (old, new) = next(iter(others.items()))
+        raise UserError(f'the sweep {name} has another {what}: {old!r} there, {new!r} here; choose '
+                        'another --workdir, or the same to go on')
 
 
 def _sampler(plan: Plan, place: int) -> optuna.samplers.BaseSampler:
