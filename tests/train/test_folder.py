@@ -1,11 +1,13 @@
 """A run folder goes on only with the data it was begun with, and says what else is other."""
 
+import subprocess
 from types import SimpleNamespace
 
 import pytest
 
 from xformer.config import Config, UserError
-from xformer.train.folder import create_folder
+from xformer.train import folder
+from xformer.train.folder import commit_of_code, create_folder
 
 
 class Store:
@@ -48,3 +50,23 @@ def test_other_data_are_refused(changed, sentence, create):
 def test_other_devices_are_told(create, capsys):
     create(count=4)
     assert 'begun on count 1, kind cpu, going on with count 4, kind cpu' in capsys.readouterr().err
+
+
+def test_results_are_no_changes_of_the_code(tmp_path, monkeypatch):
+    def git(*command):
+        return subprocess.run(['git', '-c', 'user.name=x', '-c', 'user.email=x@y.z', *command],
+                              cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    files = tmp_path / 'code/module.py', tmp_path / 'RESULTS.md', tmp_path / 'results/one.json'
+    for path in files:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('')
+    monkeypatch.setattr(folder, '__file__', str(files[0]))
+    assert commit_of_code() == ''
+    git('init', '-q')
+    git('add', '.')
+    git('commit', '-qm', 'x')
+    [head] = git('rev-parse', 'HEAD').splitlines()
+    for path, expected in zip(reversed(files), (head, head, f'{head}+changes')):
+        path.write_text('more')
+        assert commit_of_code() == expected

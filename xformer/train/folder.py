@@ -172,13 +172,16 @@ def cpus() -> int:
 
 
 def commit_of_code() -> str:
-    """The commit of the code, with '+changes' where files differ from it; '' outside git."""
+    """The commit of the code, with '+changes' where files differ from it, other than the results
+    that reproduce writes; '' outside git."""
     here = Path(__file__).parent
+    but_results = ':/', ':(exclude,top)RESULTS.md', ':(exclude,top)results'
     try:
         commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=here, capture_output=True,
                                 text=True, check=True).stdout.strip()
-        dirty = subprocess.run(['git', 'status', '--porcelain', '--untracked-files=no'], cwd=here,
-                               capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(['git', 'status', '--porcelain', '--untracked-files=no', '--',
+                                *but_results], cwd=here, capture_output=True, text=True,
+                               check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ''
     return commit + ('+changes' if dirty else '')
