@@ -7,11 +7,11 @@
         --clusters=8
     python -m experiments.embed --model=runs/finetune_r8 --split=test --labels
 
-One line of input is one text (with --labels, label<TAB>text), for an encoder also two parted by a
-tab. --output holds `embeddings` (N, D), float32, and `texts`, with --labels also `labels` and with
---clusters also `clusters`. Prints JSON lines: the neighbours of every query, by cosine; then, with
---labels, how often a text's nearest other text has its label, and with --clusters the purity of
-the clusters. With none of these, the embedding of each text.
+One line of input is one text (with --labels, label<TAB>text), for an encoder also two separated by
+a tab. --output holds `embeddings` (N, D), float32, and `texts`, with --labels also `labels` and
+with --clusters also `clusters`. Prints JSON lines: the neighbours of every query, by cosine; then,
+with --labels, how often a text's nearest other text has its label, and with --clusters the purity
+of the clusters. With none of these, the embedding of each text.
 """
 
 import json
@@ -27,7 +27,8 @@ from xformer.console import counting, say
 def define(values: flags.FlagValues) -> None:
     reading.define(values)
     reading.define_files(values)
-    flags.DEFINE_string('output', '-', '.npz file to write, - for standard output',
+    flags.DEFINE_string('output', '-', '.npz file to write; - prints the vectors, but with '
+                        '--query or --labels only what these ask for',
                         flag_values=values)
     flags.DEFINE_enum('pool', None, ['mean', 'cls', 'max', 'last4'], 'mean or maximum over the '
                       "tokens, an encoder's first token, or the mean of the last four layers side "

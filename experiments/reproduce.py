@@ -170,6 +170,8 @@ def _measured(line: Line, run: Path, commands: list[tuple[str, ...]], path: Path
     if not run.exists():
         done = {command: found for command, found in done.items() if not any(
             f'--{flag}={run} ' in f'{command} ' for flag in ('workdir', 'model'))}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(done, indent=1) + '\n')
     for command in commands:
         if ' '.join(command) not in done:
             _run(command)

@@ -7,7 +7,7 @@
     python -m experiments.sweep --config=my_experiment.py --workers=4 --pruner=median --trials=50 \\
         --sampler=random --storage=postgresql://sweeper@host/sweeps
 
---space, or SPACE of the configuration's file, has a line for each setting, or several parted by
+--space, or SPACE of the configuration's file, has a line for each setting, or several separated by
 semicolons:
 
     optim.peak_learning_rate = log 1e-4 .. 1e-2
@@ -105,7 +105,7 @@ def main(argv: list[str], anew: bool = True) -> None:
         signal.signal(number, stop)
     with sweep.beating(), shown(sweep):
         work_together(runner, values.workers)
-    say(f'report: {write_report(sweep, folder)}')
+    say(f'report: {write_report(sweep.whole(), folder)}')
     if stopped:
         raise Stopped(f'stopped by {stopped[0]}, and saved; the same command goes on')
     rows = ranked(sweep)
@@ -122,9 +122,10 @@ def _worker(values: flags.FlagValues):
 
 
 def _plan(config: Config, text: str, values: flags.FlagValues):
-    from xformer.sweep.space import grid, parse_space
+    from xformer.sweep.space import check_conditions, grid, parse_space
     from xformer.sweep.study import COMPLETE_FIRST, Plan
     space = parse_space(text, config)
+    check_conditions(space, config)
     for name in (name for dimension in space for name in dimension.names):
         if values[f'config.{name}'].present:
             raise UserError(f'--config.{name} has no effect: --space varies {name}; leave one out')

@@ -217,6 +217,8 @@ def test_the_discriminator_tells_which_tokens_were_replaced(discriminator):
     folder, head = discriminator()
     found, ours = opened(folder)
     assert found.labels == ('O', 'replaced')
+    unnamed, _ = discriminator('unnamed', id2label={'0': 'LABEL_0', '1': 'LABEL_1'})
+    assert open_checkpoint(unnamed).labels == found.labels
     inputs = np.arange(8).reshape(2, 4), np.array([4, 3]), np.zeros((2, 4), int)
     apply = functools.partial(build(found.config).apply, {'params': ours}, *inputs)
     x_BTD = np.asarray(apply(method='features')[-1], np.float64)

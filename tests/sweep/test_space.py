@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from xformer.config import Config, UserError, override
-from xformer.sweep.space import draw, grid, parse_space, settings_of
+from xformer.sweep.space import check_conditions, draw, grid, parse_space, settings_of
 
 CONFIG = override(Config(), {'optim.schedule': 'constant', 'optim.peak_learning_rate': 1e-3})
 ALL = '''
@@ -38,11 +38,13 @@ def test_a_grid_is_the_product_but_for_what_is_not_asked_for():
 
 
 def test_a_condition_may_ask_the_configuration():
-    text, config = 'optim.decay_fraction = 0.1 | 0.2 if optim.schedule = wsd', override(
-        CONFIG, {'optim.schedule': 'wsd'})
-    assert len(grid(parse_space(text, config), config)) == 2
+    text = 'optim.decay_fraction = 0.1 | 0.2 if optim.schedule = wsd'
+    space, config = parse_space(text, CONFIG), override(CONFIG, {'optim.schedule': 'wsd'})
+    assert grid(space, CONFIG) == [{}] and len(grid(space, config)) == 2
+    check_conditions(space, config)
+    check_conditions(parse_space('optim.schedule = wsd | linear; ' + text, CONFIG), CONFIG)
     with pytest.raises(UserError, match="never varies .*: optim.schedule is 'constant'"):
-        parse_space(text, CONFIG)
+        check_conditions(space, CONFIG)
 
 
 def test_names_change_together():

@@ -283,6 +283,9 @@ def test_another_plan_is_refused(worker):
         worker(config=changed)
     with pytest.raises(UserError, match='has another trials: 4 there, 3 here'):
         worker(trials=3)
+    with pytest.raises(UserError, match='has another sampler: .grid. there, .random. here'):
+        worker(trials=9, sampler='random')
+    assert worker().study.user_attrs['plan'] == plan().to_row()  # whatever was refused
     worker(text=TEXT.replace(' ', '   ') + '  # ten each')
     with pytest.raises(UserError, match='has another space'):
         worker(text='optim.warmup_steps = 0 .. 40 step 10',
@@ -301,6 +304,7 @@ def test_a_sweep_that_has_ended_goes_on_with_more_trials(sampler, worker):
     third = more.claim()
     assert place(third) == 2 and more.claim() is None and not more.finished()
     assert one.claim() is None and one.finished()  # was asked for two
+    assert len(one.by_place()) == 2 and len(one.whole().by_place()) == 3
     more.end(third, TrialState.COMPLETE, 2.0)
     assert more.finished() and [len(trials) for trials in more.by_place()] == [1, 1, 1]
     if sampler == 'random':

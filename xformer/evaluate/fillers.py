@@ -44,7 +44,7 @@ def fill_masks(texts: Sequence[str], config: Config, model: MaskedLM, params,
 def next_sentence(texts: Sequence[str], config: Config, model: MaskedLM, params,
                   tokenizers: Tokenizers, compilations: Compilations,
                   progress: Callable[[int], None] = lambda done: None) -> list[dict]:
-    """{'follows': probability that the second text follows the first} of each two, parted by a
+    """{'follows': probability that the second text follows the first} of each two, separated by a
     tab."""
     found: list[dict] = [{}] * len(texts)
     for indices, _, _, log_p_B2 in _run(texts, config, model, params, tokenizers, compilations,

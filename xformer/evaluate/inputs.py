@@ -55,8 +55,8 @@ def encode_texts(texts: Sequence[str], config: Config, tokenizers: Tokenizers) -
         if not all(sides):
             raise UserError(f'input {number} is empty; give at least one token')
         if len(sides) > 2:
-            raise UserError(f'input {number} has {len(sides) - 1} tabs; give a text, or two parted '
-                            'by one')
+            raise UserError(f'input {number} has {len(sides) - 1} tabs; give a text, or two '
+                            'separated by one')
         row = template.row(sides)
         if len(row) > most:
             if config.data.too_long != 'cut':

@@ -3,6 +3,7 @@
 
 import fnmatch
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -201,7 +202,8 @@ def _encoder(family: Family) -> str:
 def _labels(theirs: Theirs, architecture: Architecture) -> tuple[str, ...]:
     """Of a classifier or tagger; transformers takes two where config.json names none."""
     names, count = theirs.get('id2label') or {}, theirs.get('num_labels', 2)
-    if architecture.labels and len(names) != len(architecture.labels):
+    unnamed = all(re.fullmatch(r'LABEL_\d+', str(name)) for name in names.values())
+    if architecture.labels and (unnamed or len(names) != len(architecture.labels)):
         return architecture.labels
     if not names and count > MOST_LABELS:
         raise UserError(f'num_labels={count} is more than any model here has ({MOST_LABELS:,})')

@@ -7,7 +7,7 @@
     model.d_model, model.d_ff = 128, 512 | 256, 1024
     optim.final_fraction = 0 .. 0.2 if optim.schedule = cosine | linear
 
-A line for each, or several parted by semicolons; # begins a comment. Names that stand together
+A line for each, or several separated by semicolons; # begins a comment. Names that stand together
 change together. What comes after `if` is varied in a line before it, or is as the configuration has
 it.
 """
@@ -119,15 +119,19 @@ def parse_space(text: str, config: Config) -> Space:
         if any(asked in later.names for later in space[number:]):
             raise UserError(f'--space asks for {asked} before it varies it; put the line of '
                             f'{dimension.key} below')
-        if asked and asked not in names:
-            _, values = dimension.condition
-            there = to_flat(config)[asked]
-            if there not in values:
-                raise UserError(f'--space never varies {dimension.key}: {asked} is {there!r}; vary '
-                                'it, too, or give it another value by --config')
     if 'train.seed' in names:
         raise UserError('--space varies train.seed; give the number of --seeds instead')
     return tuple(space)
+
+
+def check_conditions(space: Space, config: Config) -> None:
+    """Raises UserError for a dimension that is never varied."""
+    varied, there = {name for dimension in space for name in dimension.names}, to_flat(config)
+    for dimension in space:
+        name, values = dimension.condition or ('', ())
+        if name and name not in varied and there[name] not in values:
+            raise UserError(f'--space never varies {dimension.key}: {name} is {there[name]!r}; '
+                            'vary it, too, or give it another value by --config')
 
 
 def _dimension(line: str) -> Dimension:
@@ -148,7 +152,7 @@ def _dimension(line: str) -> Dimension:
 def _condition(text: str) -> tuple[str, tuple[Any, ...]]:
     name, equals, values = (part.strip() for part in text.partition('='))
     if not equals or not values:
-        raise UserError('after `if` it must be NAME = VALUE, or several values parted by |')
+        raise UserError('after `if` it must be NAME = VALUE, or several values separated by |')
     return name, tuple(_value(name, value) for value in values.split('|'))
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ class Sweep:
                 found[place].append(trial)  # beyond are those of workers that were asked for more
         return found
 
+    def whole(self) -> 'Sweep':
+        """With as many trials as any worker was asked for."""
+        trials = self.storage.get_study_user_attrs(self.study_id)['plan']['trials']
+        return replace(self, plan=replace(self.plan, trials=trials))
+
     def claim(self) -> optuna.Trial | None:
         """A trial to serve, that nobody else serves; None if there is none now."""
         with self._lock:
@@ -111,8 +116,7 @@ class Sweep:
             self._bury()
             self._fill()
             for trial in self.trials():
-                mine = trial.user_attrs['place'] < self.plan.trials
-                if mine and trial.state is TrialState.WAITING and self._take(trial):
+                if trial.state is TrialState.WAITING and self._take(trial):
                     self._mine.add(trial._trial_id)
                     study = optuna.load_study(
                         study_name=self.study.study_name, storage=self.storage,
@@ -122,6 +126,8 @@ class Sweep:
         return None
 
     def _take(self, trial: FrozenTrial) -> bool:
+        if trial.user_attrs['place'] >= self.plan.trials:
+            return False
         others = [other for other in self.by_place()[trial.user_attrs['place']]
                   if other.number < trial.number and other.state in HOPEFUL]
         try:
@@ -280,21 +286,19 @@ def join(plan: Plan, storage: optuna.storages.BaseStorage, name: str, anew: bool
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
     there = study.user_attrs.get('plan') or plan.to_row()  # its maker may be about to say
-    # fields that are newer than the sweep have their defaults
-    there = there | {'config': to_json(from_json(there['config'], f'the sweep {name}'))}
-    if plan.sampler != 'grid' and there['trials'] < plan.trials:  # more of the same are no others
-        there['trials'] = plan.trials
-        study.set_user_attr('plan', there)
-    _same(name, there, plan)
+    more = plan.sampler != 'grid' and there['trials'] < plan.trials  # of the same are no others
+    _check_same(name, there | ({'trials': plan.trials} if more else {}), plan)
+    if more:
+        study.set_user_attr('plan', plan.to_row())
     if anew:
         study.set_user_attr('forgiven', [trial.number for trial in study.get_trials(
             deepcopy=False, states=[TrialState.FAIL])])
     return Sweep(study, storage, storage.get_study_id_from_name(name), plan)
 
 
-def _same(name: str, there: dict[str, Any], plan: Plan) -> None:
+def _check_same(name: str, there: dict[str, Any], plan: Plan) -> None:
     """Raises UserError where the sweep has another plan."""
-    before = from_json(there['config'])
+    before = from_json(there['config'], f'the sweep {name}')  # newer fields have their defaults
     others = diff(before, plan.config)
     if not others and parse_space(there['space'], before) != plan.space:
         others['space'] = there['space'], plan.text

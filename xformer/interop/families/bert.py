@@ -110,7 +110,7 @@ ROBERTA = Family(
     'roberta', changed(
         OPTIONS, Option('vocab_size', 'vocab_size', 50_265), Option('pad_token_id', 'pad_id', 1),
         # its tokenizer knows of one kind of segment, however many the embeddings have
-        Option('type_vocab_size', 'num_segments', 2, read=lambda kinds: 1)),
+        Option('type_vocab_size', 'num_segments', 2, read=lambda kinds: min(kinds, 1))),
     ENCODER, lambda model: encoder('roberta', model.pad_id + 1, kinds=1), {
         **heads('Roberta', two_layers('tanh', 'classifier.dense', 'classifier.out_proj')),
         'RobertaForMaskedLM': Architecture(
