@@ -197,7 +197,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(here, start, run, trained):
 def test_a_trace_of_some_steps(here, run):
     result = run(*COMMAND, '--profile', '--config.train.steps=25')
     assert result.returncode == 0
-    [trace] = (here / 'run').rglob('profile/**/perfetto_trace.json.gz')
+    [trace] = (here / 'run/profile').rglob('perfetto_trace.json.gz')
     assert b'train' in gzip.decompress(trace.read_bytes())
 
 
