@@ -314,9 +314,9 @@ def verdicts(result: Result, ours: Mapping[str, Sequence[float | None]]) -> dict
         base = lines[label].against
         if lines[label].ratio and base in ours:
             found[label] = _by_ratio(lines[label].ratio, values, ours[base])
-            continue
-        found[label] = status(lines[label], values, result.protocol,
-                              (lines[base].published, ours[base]) if base in ours else None)
+        else:
+            found[label] = status(lines[label], values, result.protocol,
+                                  (lines[base].published, ours[base]) if base in ours else None)
     return found
 
 

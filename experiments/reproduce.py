@@ -167,10 +167,9 @@ def _measured(line: Line, run: Path, commands: list[tuple[str, ...]], path: Path
     """The figure of a line. What each command has measured is kept in the file: none that has
     ended is run twice, unless the run is gone."""
     done = json.loads(path.read_text()) if path.exists() else {}
-    if not run.exists():
+    if done and not run.exists():
         done = {command: found for command, found in done.items() if not any(
             f'--{flag}={run} ' in f'{command} ' for flag in ('workdir', 'model'))}
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(done, indent=1) + '\n')
     for command in commands:
         if ' '.join(command) not in done:

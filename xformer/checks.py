@@ -343,8 +343,8 @@ def adapted(config: Config, source: Config, only_tokenizer: bool = False
     A student (train.teacher) may have fewer layers than what it begins with.
     """
     free = _FREE | (_LAYERS if config.train.teacher else set())
-    of_tags = (each.data.objective == 'tag' for each in (config, source))
-    if not (config.model.pooler and source.model.pooler) or len(set(of_tags)) > 1:
+    if not (config.model.pooler and source.model.pooler) or (
+            (config.data.objective == 'tag') != (source.data.objective == 'tag')):
         free = free | {'model.pooler_activation'}
     if source.model.positions != 'learned':  # the others have no last one
         free = free | {'model.max_length'}

@@ -273,7 +273,7 @@ def _pooled(found: Checkpoint) -> dict[str, bool]:
     """Whether there is a pooler, and something that uses it: a head of texts cannot do without."""
     place = found.table.get('encoder/pooler/kernel')
     objective = found.config.data.objective
-    if objective in ('classify', 'regress') or 'encoder/pooler/kernel' in found.architecture.head:
+    if objective in ('classify', 'regress') or found.architecture.pools:
         return {'model.pooler': place is not None}
     uses = objective in ('none', 'mlm_nsp')
     return {'model.pooler': uses and place is not None and place.name in found.tensors}
@@ -373,8 +373,8 @@ def _misfit(family: Family, config: Config) -> str | None:
         return f'data.objective={config.data.objective} has no architecture there'
     if family.architectures[name].objective == 'classify' and not config.model.pooler:
         return 'model.pooler is False, there heads see the first token through a pooler'
-    if config.data.objective == 'tag' and config.model.pooler and (
-            'encoder/pooler/kernel' not in family.architectures[name].head):
+    if (config.data.objective == 'tag' and config.model.pooler
+            and not family.architectures[name].pools):
         return 'model.pooler is True, there words are seen without one'
     try:
         again = _read_again(family, config)

@@ -66,7 +66,7 @@ class Dimension:
     @property
     def _last(self) -> float:
         """The highest value: what steps of this size reach."""
-        return self.high if self.step is None or self.log else self._stepped(self._steps)
+        return self.high if self.step is None else self._stepped(self._steps)
 
     @property
     def _steps(self) -> int:

@@ -25,7 +25,7 @@ class Start(NamedTuple):
         if objective == self.objective and same:
             return self
         params = without(self.params, 'head')
-        if 'tag' in (objective, self.objective) and objective != self.objective:
+        if (objective == 'tag') != (self.objective == 'tag'):
             params['encoder'] = without(params['encoder'], 'pooler')
         return self._replace(params=params)
 

@@ -34,13 +34,12 @@ def changed(options: Sequence[Option], *others: Option) -> list[Option]:
     return [new.pop(option.theirs, option) for option in options] + list(new.values())
 
 
-def embeddings(theirs: str, skip: int = 0, kinds: int | None = None) -> Table:
+def embeddings(theirs: str, skip: int = 0) -> Table:
     """Of tokens, positions and segments, and their norm."""
     return {**embedding('embedding', f'{theirs}.word_embeddings'),
             **embedding('input_embedding/position_embedding', f'{theirs}.position_embeddings',
                         skip),
-            **embedding('input_embedding/segment_embedding', f'{theirs}.token_type_embeddings',
-                        rows=kinds),
+            **embedding('input_embedding/segment_embedding', f'{theirs}.token_type_embeddings'),
             **norm('input_embedding/norm', f'{theirs}.LayerNorm')}
 
 
@@ -59,10 +58,10 @@ BLOCK = block('attention.self.query', 'attention.self.key', 'attention.self.valu
               'output.dense', 'output.LayerNorm')
 
 
-def encoder(prefix: str, skip: int = 0, kinds: int | None = None) -> Table:
+def encoder(prefix: str, skip: int = 0) -> Table:
     """BERT's names."""
     return within('encoder', prefix, {
-        **embeddings('embeddings', skip, kinds),
+        **embeddings('embeddings', skip),
         **within('encoder/layers', 'encoder.layer.*', BLOCK),
         **linear('pooler', 'pooler.dense')})
 
@@ -111,7 +110,10 @@ ROBERTA = Family(
         OPTIONS, Option('vocab_size', 'vocab_size', 50_265), Option('pad_token_id', 'pad_id', 1),
         # its tokenizer knows of one kind of segment, however many the embeddings have
         Option('type_vocab_size', 'num_segments', 2, read=lambda kinds: min(kinds, 1))),
-    ENCODER, lambda model: encoder('roberta', model.pad_id + 1, kinds=1), {
+    ENCODER, lambda model: {
+        **encoder('roberta', model.pad_id + 1),
+        **embedding('encoder/input_embedding/segment_embedding',
+                    'roberta.embeddings.token_type_embeddings', rows=1)}, {
         **heads('Roberta', two_layers('tanh', 'classifier.dense', 'classifier.out_proj')),
         'RobertaForMaskedLM': Architecture(
             'mlm', masked('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias'))},

@@ -48,6 +48,11 @@ class Architecture:
     bare: bool = False
     labels: tuple[str, ...] = ()
 
+    @property
+    def pools(self) -> bool:
+        """Whether its head has a layer in the place of BERT's pooler."""
+        return 'encoder/pooler/kernel' in self.head
+
 
 @dataclass(frozen=True)
 class Family:
